@@ -1,0 +1,23 @@
+"""Callbacks measure, modules predict: scores, speed and pictures of what the evaluation loops segment."""
+
+from callbacks.checkpoints import BestCheckpoint, LastCheckpoint
+from callbacks.davis_evaluation import DavisEvaluation
+from callbacks.fps import FPSLogger, device_name
+from callbacks.mask_images import MaskImages
+from callbacks.palette import PALETTE, overlay, save_palette_png
+from callbacks.run_summary import RunSummary
+from callbacks.wandb import AutoWandbLogger
+
+__all__ = [
+    "PALETTE",
+    "AutoWandbLogger",
+    "BestCheckpoint",
+    "DavisEvaluation",
+    "FPSLogger",
+    "LastCheckpoint",
+    "MaskImages",
+    "RunSummary",
+    "device_name",
+    "overlay",
+    "save_palette_png",
+]

@@ -1,0 +1,57 @@
+"""The last lines of every run: the figures that matter and where everything lies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lightning import Callback, LightningModule, Trainer
+from rich.console import Console
+
+from callbacks.fps import device_name
+
+
+class RunSummary(Callback):
+    """Prints, on rank zero, where checkpoints, tables and pictures are, and one line such as
+
+    ``J&F 0.743  J 0.731  F 0.755  (copied first mask 0.312)  12.3 FPS on <device>``
+
+    with the figures of the last evaluation of the run.
+    """
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Print the summary, if an evaluation was finished."""
+        if not trainer.is_global_zero or trainer.sanity_checking:
+            return
+        root = Path(trainer.default_root_dir)
+        console = Console(soft_wrap=True, highlight=False)
+        places = {
+            "checkpoint": root / "checkpoints" / "last.ckpt",
+            "table": root / "results",
+            "pictures": root / "pictures",
+            "masks": root / "masks",
+        }
+        for name, path in places.items():
+            if path.exists():
+                console.print(f"{name:<11}{path}")
+        line = summary_line(trainer, pl_module)
+        if line is not None:
+            console.print(line)
+
+
+def summary_line(trainer: Trainer, pl_module: LightningModule) -> str | None:
+    """The line described at :class:`RunSummary`; ``None`` before any evaluation."""
+    stage = next((stage for stage in ("test", "val") if f"{stage}/J&F" in trainer.callback_metrics), None)
+    if stage is None:
+        return None
+
+    def value(name: str) -> float | None:
+        metric = trainer.callback_metrics.get(f"{stage}/{name}")
+        return None if metric is None else float(metric)
+
+    parts = [f"{name} {value(name):.3f}" for name in ("J&F", "J", "F")]
+    copied, fps = value("J&F_copied_first_mask"), value("FPS")
+    if copied is not None:
+        parts.append(f"(copied first mask {copied:.3f})")
+    if fps is not None:
+        parts.append(f"{fps:.1f} FPS on {device_name(pl_module.device)}")
+    return "  ".join(parts)

@@ -1,0 +1,69 @@
+"""Weights & Biases without surprises: offline by itself where there is no key or no network."""
+
+from __future__ import annotations
+
+import netrc
+import os
+import socket
+from typing import Any
+from urllib.parse import urlparse
+
+import wandb
+from lightning.fabric.utilities.rank_zero import rank_zero_info, rank_zero_only
+from lightning.pytorch.loggers import WandbLogger
+
+
+class AutoWandbLogger(WandbLogger):
+    """WandbLogger that chooses offline mode by itself and says how to upload later.
+
+    Offline when ``WANDB_MODE`` says so or, if that is not set, when no API key is known or the server does not answer
+    within 3 seconds. Nothing is lost offline: the files lie in ``<save_dir>/wandb``.
+
+    Args:
+        save_dir: folder of the run.
+        project: project at W&B; the environment variable ``WANDB_PROJECT`` goes first.
+        name: name of the run.
+        **kwargs: anything else that ``wandb.init`` takes.
+    """
+
+    def __init__(
+        self, save_dir: str = ".", project: str = "lightning-vos", name: str | None = None, **kwargs: Any
+    ) -> None:
+        os.makedirs(save_dir, exist_ok=True)
+        reason = offline_reason()
+        super().__init__(
+            save_dir=save_dir,
+            project=os.environ.get("WANDB_PROJECT", project),
+            name=name,
+            offline=reason is not None,
+            settings=wandb.Settings(silent=True, console="off"),
+            **kwargs,
+        )
+        self._wandb_init.pop("anonymous", None)  # wandb warns of it, Lightning still passes it
+        if reason is not None:
+            rank_zero_info(f"W&B is offline ({reason}); upload later with: wandb sync {save_dir}/wandb/offline-run-*")
+
+
+@rank_zero_only
+def offline_reason() -> str | None:
+    """Why this run cannot log online, or ``None`` when it can."""
+    mode = os.environ.get("WANDB_MODE")
+    if mode is not None:
+        return f"WANDB_MODE={mode}" if mode in {"offline", "disabled", "dryrun"} else None
+    settings = wandb.Settings()
+    host = urlparse(settings.base_url).hostname or "api.wandb.ai"
+    if not (settings.api_key or os.environ.get("WANDB_API_KEY") or _has_netrc_entry(host)):
+        return "no API key, see `wandb login`"
+    try:
+        socket.create_connection((host, 443), timeout=3).close()
+    except OSError as error:
+        return f"{host} does not answer: {error}"
+    return None
+
+
+def _has_netrc_entry(host: str) -> bool:
+    """Whether `wandb login` has stored a key for the server."""
+    try:
+        return netrc.netrc().authenticators(host) is not None
+    except (FileNotFoundError, netrc.NetrcParseError):
+        return False

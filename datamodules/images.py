@@ -1,0 +1,246 @@
+"""Reading pictures and masks; sets of still images with one mask per sample.
+
+Orientation tags (EXIF) are ignored: masks are drawn on the stored pixels.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
+MASK_SUFFIXES = (".png",)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    try:
+        with Image.open(path) as image:
+            yield image
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path}: no such file; restore it or correct the list that names it") from error
+    except (OSError, SyntaxError) as error:  # Pillow reports broken PNGs as SyntaxError
+        raise ValueError(f"{path}: not a readable image ({error}); replace the file") from error
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """``(H, W)`` of an image file, from its header alone.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: not an image.
+    """
+    with _opened(path) as image:
+        return image.height, image.width
+
+
+def read_image(path: Path, short_side: int | None = None) -> np.ndarray:
+    """Read a picture.
+
+    Args:
+        path: file in any format that Pillow reads; grey, palette and CMYK pictures are converted.
+        short_side: shrink so that the shorter side has at most this many pixels. Smaller pictures stay as they are.
+
+    Returns:
+        ``(H, W, 3)`` uint8 RGB.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged or not an image.
+    """
+    with _opened(path) as image:
+        scale = min(1.0, short_side / min(image.size)) if short_side else 1.0
+        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        if size == image.size:
+            return np.array(image.convert("RGB"))
+        # JPEGs far larger than needed are decoded at 1/2, 1/4 or 1/8, never below twice the wanted size.
+        image.draft("RGB", (2 * size[0], 2 * size[1]))
+        return np.array(image.convert("RGB").resize(size, Image.Resampling.BILINEAR))
+
+
+def read_labels(path: Path) -> np.ndarray:
+    """Read a mask: palette indices of a palette PNG, values of a grey one.
+
+    Returns:
+        ``(H, W)`` uint8, exactly as stored.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged, has more than 8 bits, or shows colours instead of labels.
+    """
+    with _opened(path) as image:
+        if image.mode in ("P", "L", "1"):
+            return np.array(image, dtype=np.uint8)
+        if image.mode in ("RGB", "RGBA"):  # some DAVIS masks are grey pictures stored with three equal channels
+            red, green, blue = np.moveaxis(np.asarray(image)[..., :3], -1, 0)
+            if (red == green).all() and (red == blue).all():
+                return red.copy()
+        raise ValueError(f"{path}: a mask of mode {image.mode}; labels must be an 8-bit grey or palette PNG")
+
+
+def resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Nearest neighbour, pixel centres aligned: ``(H, W)`` -> ``size``."""
+    if labels.shape == size:
+        return labels
+    rows, columns = (
+        ((np.arange(new) + 0.5) * old / new).astype(np.int64) for new, old in zip(size, labels.shape, strict=True)
+    )
+    return labels[rows[:, None], columns]
+
+
+class Still(NamedTuple):
+    """One sample of a still-image set.
+
+    Attributes:
+        image: picture.
+        mask: mask file, or a COCO run-length code ``{"size": [H, W], "counts": ...}``.
+    """
+
+    image: Path
+    mask: Path | dict[str, Any]
+
+    def read(self, short_side: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Read picture and mask.
+
+        A mask file whose largest value is above 127 is taken for 0/255: foreground is what is above 127, so that soft
+        edges and JPEG-like noise do not count. In any other mask everything above 0 is foreground.
+
+        Args:
+            short_side: as for :func:`read_image`.
+
+        Returns:
+            ``(H, W, 3)`` uint8 RGB and ``(H, W)`` uint8 mask, 0 or 1.
+
+        Raises:
+            FileNotFoundError: a file is gone.
+            ValueError: a file is damaged, the sizes differ, or the mask is empty.
+        """
+        if isinstance(self.mask, Path):
+            values = read_labels(self.mask)
+            mask = (values > (127 if values.max(initial=0) > 127 else 0)).astype(np.uint8)
+        else:
+            from pycocotools import mask as run_length
+
+            mask = run_length.decode(self.mask)
+        if mask.shape != image_size(self.image):
+            raise ValueError(_size_message(self.image, image_size(self.image), self.mask, mask.shape))
+        if not mask.any():
+            raise ValueError(
+                f"{self.mask if isinstance(self.mask, Path) else self.image}: the mask is empty; remove it"
+            )
+        frame = read_image(self.image, short_side)
+        return frame, resize_labels(mask, frame.shape[:2])
+
+    def check(self) -> None:
+        """Compare the sizes of picture and mask, headers only.
+
+        Raises:
+            ValueError: they differ, or a file is not an image.
+        """
+        size = image_size(self.image)
+        other = image_size(self.mask) if isinstance(self.mask, Path) else tuple(self.mask["size"])
+        if size != other:
+            raise ValueError(_size_message(self.image, size, self.mask, other))
+
+
+def _size_message(image: Path, size: tuple[int, ...], mask: Path | dict[str, Any], other: tuple[int, ...]) -> str:
+    name = mask if isinstance(mask, Path) else "its annotation"
+    return f"{image} is {size[0]}x{size[1]} but {name} is {other[0]}x{other[1]} (height x width); make them equal"
+
+
+@dataclass
+class ImageSet:
+    """Still images for training.
+
+    Either two folders, where picture and mask carry the same name (``images/a.jpg``, ``masks/a.png``; sub-folders are
+    searched, and both folders may be the same one, as in DUTS and FSS-1000), or COCO instances, where every annotated
+    instance is a sample of its own.
+
+    Args:
+        root: folder of the set, relative to the data module's ``root``.
+        images: folder of the pictures (jpg, jpeg, png, bmp) below ``root``.
+        masks: folder of the masks (png) below ``root``. What counts as foreground: :meth:`Still.read`.
+        annotations: COCO annotation file below ``root``; ``masks`` is then not used. Crowds are skipped.
+        repeat: how often the set is seen in one pass over the data.
+        min_area: COCO instances smaller than this fraction of their picture are skipped.
+    """
+
+    root: str
+    images: str = "images"
+    masks: str = "masks"
+    annotations: str | None = None
+    repeat: int = 1
+    min_area: float = 0.01
+
+    def stills(self, root: Path) -> list[Still]:
+        """The samples, each once, in the order of their names (COCO: of their ids).
+
+        Args:
+            root: the data module's root.
+
+        Raises:
+            FileNotFoundError: a folder or the annotation file is missing.
+            ValueError: pictures without mask or masks without picture, or no sample at all.
+        """
+        base = root / self.root
+        images = _directory(base / self.images)
+        stills = self._folders(images, _directory(base / self.masks)) if self.annotations is None else self._coco(base)
+        if not stills:
+            raise ValueError(f"{base}: no sample in this image set; check its images, masks and min_area")
+        return stills
+
+    def _folders(self, images: Path, masks: Path) -> list[Still]:
+        same = images.resolve() == masks.resolve()
+        pictures = _by_stem(images, tuple(s for s in IMAGE_SUFFIXES if not (same and s in MASK_SUFFIXES)))
+        labels = _by_stem(masks, MASK_SUFFIXES)
+        if lone := sorted(pictures.keys() - labels.keys()):
+            raise ValueError(
+                f"{images}: {len(lone)} of {len(pictures)} pictures have no mask in {masks} (first: {lone[0]}); "
+                "add the masks or remove the pictures"
+            )
+        if lone := sorted(labels.keys() - pictures.keys()):
+            raise ValueError(
+                f"{masks}: {len(lone)} of {len(labels)} masks have no picture in {images} (first: {lone[0]}); "
+                "add the pictures or remove the masks"
+            )
+        return [Still(pictures[stem], labels[stem]) for stem in sorted(pictures)]
+
+    def _coco(self, base: Path) -> list[Still]:
+        from pycocotools.coco import COCO
+
+        path = base / str(self.annotations)
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such annotation file; correct annotations={self.annotations!r}")
+        with redirect_stdout(io.StringIO()):  # pycocotools prints its progress
+            coco = COCO(str(path))
+        stills = []
+        for number in sorted(coco.getAnnIds(iscrowd=False)):
+            annotation = coco.anns[number]
+            picture = coco.imgs[annotation["image_id"]]
+            if annotation["area"] >= self.min_area * picture["height"] * picture["width"]:
+                stills.append(Still(base / self.images / picture["file_name"], coco.annToRLE(annotation)))
+        return stills
+
+
+def _directory(path: Path) -> Path:
+    if not path.is_dir():
+        raise FileNotFoundError(f"{path}: no such folder; set DATA_ROOT or --data.root, or correct the set's root")
+    return path
+
+
+def _by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in suffixes and not path.name.startswith("."):
+            stem = path.relative_to(folder).with_suffix("").as_posix()
+            if stem in found:
+                raise ValueError(f"{path}: {found[stem].name} has the same name; keep one of the two")
+            found[stem] = path
+    return found

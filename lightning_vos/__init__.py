@@ -1,0 +1,6 @@
+"""Lightning VOS: semi-supervised video object segmentation with PyTorch Lightning."""
+
+from lightning_vos.methods.remn import REMN
+from lightning_vos.module import VOSModule
+
+__all__ = ["REMN", "VOSModule"]

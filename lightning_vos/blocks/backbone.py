@@ -1,0 +1,119 @@
+"""Residual trunks up to stride 16, from torchvision, with the normalisation that small batches need."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Literal, NamedTuple
+from urllib.error import URLError
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import get_model_weights
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+
+Trunk = Literal["resnet10", "resnet18", "resnet34", "resnet50"]
+Norm = Literal["frozen_batch", "group"]
+
+_BLOCKS: dict[str, tuple[type[BasicBlock | Bottleneck], list[int]]] = {
+    "resnet10": (BasicBlock, [1, 1, 1, 1]),
+    "resnet18": (BasicBlock, [2, 2, 2, 2]),
+    "resnet34": (BasicBlock, [3, 4, 6, 3]),
+    "resnet50": (Bottleneck, [3, 4, 6, 3]),
+}
+
+
+class FrozenStatsBatchNorm2d(nn.BatchNorm2d):
+    """Batch normalisation that always uses its stored statistics; gamma and beta stay trainable.
+
+    A batch of a few clips has no statistics worth using, and eval mode makes training and testing the same function.
+    """
+
+    def train(self, mode: bool = True) -> FrozenStatsBatchNorm2d:
+        """Stay in eval mode whatever is asked."""
+        return super().train(False)
+
+
+class Pyramid(NamedTuple):
+    """Features of one trunk: ``f4 (B, C_4, H/4, W/4)``, ``f8``, ``f16`` likewise."""
+
+    f4: Tensor
+    f8: Tensor
+    f16: Tensor
+
+
+class Backbone(nn.Module):
+    """ResNet conv1..layer3.
+
+    Args:
+        trunk: which ResNet. ``resnet10`` (one basic block a stage) is not torchvision's: for tests and CPU runs.
+        norm: ``frozen_batch`` for pretrained weights (statistics are never updated), ``group`` (32 groups, Wu & He
+            2018) for training from scratch, where frozen statistics would mean no normalisation at all.
+        weights: ``"imagenet"`` for torchvision's ImageNet weights (downloaded once by torchvision), the path of a
+            state dict of the same ResNet, or ``None`` for a random start.
+        in_channels: channels of the input. Beyond the first 3 (RGB), filters are orthogonally initialised, also when
+            weights are given.
+
+    Raises:
+        ValueError: weights that do not fit, or that cannot be had.
+    """
+
+    def __init__(
+        self, trunk: Trunk = "resnet50", norm: Norm = "frozen_batch", weights: str | None = None, in_channels: int = 3
+    ) -> None:
+        """See the class."""
+        super().__init__()
+        block, layers = _BLOCKS[trunk]
+        norm_layer = FrozenStatsBatchNorm2d if norm == "frozen_batch" else partial(nn.GroupNorm, 32)
+        resnet = ResNet(block, layers, norm_layer=norm_layer)
+        if weights is not None:
+            if norm != "frozen_batch":
+                raise ValueError(f"backbone_weights={weights} needs norm=frozen_batch: norm={norm} has no statistics")
+            resnet.load_state_dict(_read_weights(trunk, weights))
+        if in_channels > 3:
+            resnet.conv1 = _widen(resnet.conv1, in_channels)
+        self.stem = nn.Sequential(resnet.conv1, resnet.bn1, resnet.relu, resnet.maxpool)
+        self.layer1, self.layer2, self.layer3 = resnet.layer1, resnet.layer2, resnet.layer3
+        self.channels = tuple(width * block.expansion for width in (64, 128, 256))  # of f4, f8, f16
+
+    def forward(self, image: Tensor) -> Pyramid:
+        """``(B, C, H, W)`` normalised image, sides multiples of 16, to features at strides 4, 8 and 16."""
+        f4 = self.layer1(self.stem(image))
+        f8 = self.layer2(f4)
+        return Pyramid(f4, f8, self.layer3(f8))
+
+
+def _widen(conv: nn.Conv2d, in_channels: int) -> nn.Conv2d:
+    """The 7x7 stem with additional input channels, orthogonally initialised (as STCN does)."""
+    wide = nn.Conv2d(in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, bias=False)  # type: ignore[arg-type]
+    extra = torch.empty(conv.out_channels, in_channels - 3, *conv.kernel_size)
+    nn.init.orthogonal_(extra)
+    wide.weight = nn.Parameter(torch.cat([conv.weight.detach(), extra], dim=1))
+    return wide
+
+
+def _read_weights(trunk: Trunk, source: str) -> dict[str, Tensor]:
+    """State dict of the whole ResNet from ImageNet or from a file."""
+    if source == "imagenet":
+        if trunk == "resnet10":
+            raise ValueError("backbone_weights=imagenet: there are none for resnet10, use resnet18, resnet34 or resnet50")
+        weights = get_model_weights(trunk).DEFAULT
+        try:
+            return dict(weights.get_state_dict(progress=False, check_hash=True))
+        except (URLError, OSError, RuntimeError) as error:
+            raise ValueError(
+                f"backbone_weights=imagenet: {weights.url} cannot be had ({error}); copy that file here by hand and "
+                "give its path instead, or train from scratch with backbone_weights=null"
+            ) from error
+    if not Path(source).is_file():
+        raise ValueError(f"backbone_weights={source}: no such file; give imagenet, the path of a state dict, or null")
+    state = torch.load(source, map_location="cpu", weights_only=True)
+    expected = ResNet(*_BLOCKS[trunk]).state_dict()
+    wrong = [name for name in expected if name not in state or state[name].shape != expected[name].shape]
+    wrong += [name for name in state if name not in expected]
+    if wrong:
+        raise ValueError(
+            f"backbone_weights={source}: not a {trunk} of torchvision, {len(wrong)} entries are missing, unexpected or "
+            f"of another shape ({', '.join(wrong[:3])}, ...)"
+        )
+    return dict(state)

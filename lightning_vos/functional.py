@@ -1,0 +1,111 @@
+"""The arithmetic that methods share; pure functions of tensors."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+EPSILON = 1e-7  # smallest probability of the soft aggregation
+
+
+def one_hot(labels: Tensor, num_objects: int) -> Tensor:
+    """Masks of the objects.
+
+    Args:
+        labels: ``(..., H, W)`` uint8, 0 background, 1..K; other values (void) belong to nobody.
+        num_objects: K.
+
+    Returns:
+        ``(..., K, H, W)`` float32 in {0, 1}.
+    """
+    ids = torch.arange(1, num_objects + 1, device=labels.device, dtype=labels.dtype)
+    return (labels.unsqueeze(-3) == ids.view(-1, 1, 1)).float()
+
+
+def aggregate(probs: Tensor) -> Tensor:
+    """Soft aggregation: independent object probabilities become log-odds over background and objects.
+
+    ``p_0 = prod_o (1 - p_o)``; all maps clamped to [1e-7, 1 - 1e-7]; ``l = log(p / (1 - p))``; the softmax of ``l``
+    over the K+1 maps is the normalised result (STM, Oh et al. 2019, eq. 3). Always in float32 or float64: in half
+    precision 1 - 1e-7 rounds to 1.
+
+    Args:
+        probs: ``(B, K, H, W)`` in [0, 1].
+
+    Returns:
+        ``(B, K+1, H, W)`` logits, background first.
+    """
+    probs = probs.float() if probs.dtype != torch.float64 else probs
+    background = torch.prod(1 - probs, dim=1, keepdim=True)
+    return torch.logit(torch.cat([background, probs], dim=1).clamp(EPSILON, 1 - EPSILON))
+
+
+def pad_to_stride(image: Tensor, stride: int) -> tuple[Tensor, tuple[int, int, int, int]]:
+    """Zero-pad ``(..., H, W)`` symmetrically to multiples of ``stride``; an odd pixel goes to the right or bottom.
+
+    Returns:
+        The padded tensor and the pads (left, right, top, bottom), for :func:`unpad`.
+    """
+    height, width = image.shape[-2:]
+    extra_h, extra_w = -height % stride, -width % stride
+    pads = (extra_w // 2, extra_w - extra_w // 2, extra_h // 2, extra_h - extra_h // 2)
+    return (F.pad(image, pads) if extra_h or extra_w else image), pads
+
+
+def unpad(image: Tensor, pads: tuple[int, int, int, int]) -> Tensor:
+    """Undo :func:`pad_to_stride` on ``(..., H, W)``."""
+    left, right, top, bottom = pads
+    return image[..., top : image.shape[-2] - bottom, left : image.shape[-1] - right]
+
+
+def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
+    """Nearest-neighbour resize of ``(H, W)`` uint8 labels, sampling pixel centres."""
+    if labels.shape[-2:] == torch.Size(size):
+        return labels
+    return F.interpolate(labels[None, None].float(), size=size, mode="nearest-exact")[0, 0].to(labels.dtype)
+
+
+def l2_similarity(memory: Tensor, query: Tensor) -> Tensor:
+    """Negative squared distance up to a term constant in the memory position (STCN, Cheng et al. 2021).
+
+    ``s_ij = (2 k_j . q_i - |k_j|^2) / sqrt(C)``; its softmax over j equals that of ``-|k_j - q_i|^2 / sqrt(C)``.
+
+    Args:
+        memory: ``(B, M, C)`` memory keys k.
+        query: ``(B, N, C)`` query keys q.
+
+    Returns:
+        ``(B, N, M)``, float32 at least: half precision is not enough for a difference of squares.
+    """
+    with torch.autocast(query.device.type, enabled=False):
+        if query.dtype != torch.float64:
+            memory, query = memory.float(), query.float()
+        offset = memory.pow(2).sum(-1).unsqueeze(1)
+        # One fused multiply-add over the (N, M) matrix, the largest tensor of the whole method.
+        return torch.baddbmm(offset, query, memory.transpose(1, 2), beta=-1, alpha=2) / memory.shape[-1] ** 0.5
+
+
+def topk_read(similarity: Tensor, values: Tensor, k: int) -> Tensor:
+    """Softmax over the ``k`` most similar memory positions of every query, and the weighted sum of their values.
+
+    Args:
+        similarity: ``(B, N, M)``; ``-inf`` marks positions that must not be read (at least one must be readable).
+        values: ``(B, M, C)``.
+        k: positions that enter the softmax, at least 1; fewer when M is smaller.
+
+    Returns:
+        ``(B, N, C)``.
+    """
+    batch, num_queries, num_memory = similarity.shape
+    best, indices = similarity.topk(min(k, num_memory), dim=-1)
+    weights = best.softmax(dim=-1)  # exp(-inf) = 0: a masked position that had to fill up the k adds nothing
+    rows = indices + num_memory * torch.arange(batch, device=indices.device).view(-1, 1, 1)
+    # embedding_bag is a fused gather-and-add: the (N, k, C) tensor of gathered values never exists.
+    out = F.embedding_bag(
+        rows.flatten(0, 1),
+        values.reshape(batch * num_memory, -1),
+        per_sample_weights=weights.flatten(0, 1).to(values.dtype),
+        mode="sum",
+    )
+    return out.view(batch, num_queries, -1)

@@ -1,0 +1,455 @@
+"""The base of every method: one recursion over frames, shared by training, evaluation and a user's own loop."""
+
+from __future__ import annotations
+
+import pickle
+from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from lightning import LightningModule
+from torch import Tensor
+
+from lightning_vos.functional import aggregate, one_hot, pad_to_stride, resize_labels, unpad
+from lightning_vos.losses import bootstrap_fraction, segmentation_loss
+from lightning_vos.memory import SequenceState
+from lightning_vos.types import ClipBatch, FrameCallback, Video
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+Query = Any  # what a method makes of a frame: a NamedTuple of tensors with the batch first
+
+
+class Tracks(SequenceState):
+    """What the recursion itself remembers: the last probabilities and which objects exist.
+
+    ``probs (B, K+1, H, W)``, background first, at the padded size; ``present (B, K)`` bool; ``t`` the number of the
+    next frame; ``births`` the frame on which each object was first given.
+    """
+
+    probs: Tensor
+    present: Tensor
+
+    def __init__(self) -> None:
+        """See the class."""
+        super().__init__("probs", "present")
+        self.t = 0
+        self.births: list[int] = []
+
+    def reset(self) -> None:
+        """Forget all objects."""
+        super().reset()
+        self.t = 0
+        self.births = []
+
+    @property
+    def union(self) -> Tensor:
+        """Foreground of all objects in the last frame, ``(B, 1, H, W)`` in [0, 1]."""
+        return 1 - self.probs[:, :1]
+
+    def admit(self, given: Tensor, present: Tensor | None) -> None:
+        """Make room for the objects of ``given (B, K, H, W)`` and mark those that start here.
+
+        Until the frame itself is segmented, the given masks join the last probabilities: they are the best guess of
+        where the objects are.
+        """
+        if self.probs is None:
+            self.probs = torch.cat([given.new_ones(given[:, :1].shape), torch.zeros_like(given)], dim=1)
+            self.present = torch.zeros(given.shape[:2], dtype=torch.bool, device=given.device)
+        missing = given.shape[1] - len(self.births)
+        if missing < 0:
+            raise ValueError(f"mask has {given.shape[1]} objects, but {len(self.births)} are tracked: give them all")
+        self.probs = F.pad(self.probs, (0, 0, 0, 0, 0, given.shape[1] + 1 - self.probs.shape[1]))
+        self.present = F.pad(self.present, (0, given.shape[1] - self.present.shape[1]))
+        if present is None:
+            present = given.flatten(2).any(dim=2)
+            appears = present.any(dim=0).tolist()
+        else:
+            appears = [True] * given.shape[1]
+        known = self.present.any(dim=0).tolist() if self.births else [False] * given.shape[1]
+        births = self.births + [self.t] * missing
+        self.births = [
+            birth if is_known or not starts else self.t
+            for birth, is_known, starts in zip(births, known, appears, strict=True)
+        ]
+        self.present = self.present | present
+        union = torch.maximum(self.union, given.amax(dim=1, keepdim=True).to(self.probs.dtype))
+        self.probs = torch.cat([1 - union, self.probs[:, 1:]], dim=1)
+
+
+class VOSModule(LightningModule):
+    """A semi-supervised video object segmentation method.
+
+    A method defines :meth:`encode`, :meth:`segment` and :meth:`memorize`, and optionally :meth:`query`,
+    :meth:`auxiliary_losses` and :meth:`parameter_groups`. It holds what it remembers in modules derived from
+    :class:`~lightning_vos.memory.SequenceState`.
+
+    A user's own loop::
+
+        model = REMN.load_from_checkpoint("last.ckpt").eval()
+        with model.sequence():
+            logits = model.step(first_frame, mask)      # (1, 3, H, W) uint8 and (1, K, H, W) one-hot
+            for frame in frames:
+                logits = model.step(frame)              # (1, K+1, H, W), background first
+
+    Args:
+        lr: learning rate of AdamW.
+        weight_decay: decoupled weight decay of every matrix and filter; none on biases and gains.
+        warmup: linear warm-up of the learning rate, fraction of the run.
+        schedule: ``constant``; ``step`` (times 0.1 at 80 % of the run, the recipe of XMem); ``cosine`` (to 1 %).
+        bootstrap: (start, end, final): the cross entropy keeps all pixels until ``start``, then fewer, down to the
+            hardest share ``final`` at ``end``; start and end are fractions of the run.
+        weights: checkpoint of the same method to start from (the hand-over between stages). Every entry must fit.
+        channels_last: memory format of filters and images; the faster one on recent CPUs and GPUs.
+    """
+
+    stride = 16
+
+    def __init__(
+        self,
+        lr: float = 1e-5,
+        weight_decay: float = 0.05,
+        warmup: float = 0.0,
+        schedule: Literal["constant", "step", "cosine"] = "step",
+        bootstrap: tuple[float, float, float] = (0.2, 0.7, 0.15),
+        weights: str | None = None,
+        channels_last: bool = True,
+    ) -> None:
+        """See the class."""
+        super().__init__()
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.warmup = warmup
+        self.schedule = schedule
+        self.bootstrap = bootstrap
+        self.weights = weights
+        self.channels_last = channels_last
+        self.tracks = Tracks()
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
+
+    # ---------------------------------------------------------------- what a method defines
+
+    @abstractmethod
+    def encode(self, image: Tensor) -> Query:
+        """Features of frames, independent of any state: a NamedTuple of tensors ``(B, ...)``.
+
+        Args:
+            image: ``(B, 3, H, W)`` normalised, sides multiples of ``stride``. In training all B*T frames at once.
+        """
+
+    def query(self, features: Query) -> Query:
+        """What of the features depends on the state, computed once per frame; by default the features themselves."""
+        return features
+
+    @abstractmethod
+    def segment(self, query: Query) -> Tensor:
+        """Read the state: ``(B, K, H, W)`` logits of the objects, each on its own."""
+
+    @abstractmethod
+    def memorize(self, query: Query, probs: Tensor, given: Tensor | None) -> None:
+        """Write the state.
+
+        Args:
+            query: of the frame just segmented.
+            probs: ``(B, K, H, W)`` aggregated probabilities of the objects.
+            given: ``(B, K, H, W)`` masks given on this frame, if any: the frame must be remembered.
+        """
+
+    def auxiliary_losses(self, labels: Tensor) -> dict[str, Tensor]:
+        """Further weighted losses of a clip, called before the state is forgotten.
+
+        Args:
+            labels: ``(B, T, H, W)`` uint8 ground truth.
+        """
+        return {}
+
+    def parameter_groups(self) -> list[tuple[list[torch.nn.Parameter], float]]:
+        """Parameters with the factor of their learning rate."""
+        return [([p for p in self.parameters() if p.requires_grad], 1.0)]
+
+    # ---------------------------------------------------------------- the recursion
+
+    @contextmanager
+    def sequence(self) -> Iterator[None]:
+        """The life of one sequence's state: empty before, empty after, also after an exception."""
+        states = [module for module in self.modules() if isinstance(module, SequenceState)]
+        for state in states:
+            state.reset()
+        self._running = True
+        try:
+            yield
+        finally:
+            self._running = False
+            for state in states:
+                state.reset()
+
+    _running = False
+
+    @torch.inference_mode()
+    def step(self, frame: Tensor, mask: Tensor | None = None, remember: bool = True) -> Tensor:
+        """Segment the next frame of the sequence.
+
+        Args:
+            frame: ``(B, 3, H, W)`` uint8 RGB. All frames of a sequence have one size.
+            mask: ``(B, K, H, W)`` one-hot of the objects given on this frame. Needed on the first frame; later ones
+                may add objects (K grows, old ones stay empty unless they are corrected). Given masks come back as
+                they are.
+            remember: write the frame to the state; not needed for the last one.
+
+        Returns:
+            ``(B, K+1, H, W)`` logits, background first; their softmax over dim 1 is the probability.
+
+        Raises:
+            RuntimeError: outside ``with model.sequence():``, or no mask on the first frame.
+            ValueError: frame or mask of a wrong type or shape.
+        """
+        if not self._running:
+            raise RuntimeError("step() outside a sequence: call it inside `with model.sequence():`")
+        _check_frame(frame)
+        if mask is None and self.tracks.t == 0:
+            raise RuntimeError("step() without a mask on the first frame: give the masks of the objects to follow")
+        if mask is not None:
+            _check_mask(mask, frame)
+            mask = pad_to_stride(mask.to(self.mean.dtype), self.stride)[0]
+        padded, pads = pad_to_stride(frame, self.stride)
+        if self.tracks.probs is not None and self.tracks.probs.shape[-2:] != padded.shape[-2:]:
+            raise ValueError(f"frame {self.tracks.t} is {tuple(frame.shape[-2:])}, the first one had another size")
+        logits = self.advance(self.encode(self.normalize(padded)), mask, remember=remember)
+        return unpad(logits, pads)
+
+    def advance(
+        self, features: Query, given: Tensor | None, present: Tensor | None = None, remember: bool = True
+    ) -> Tensor:
+        """One frame of the recursion, the only one there is: training, evaluation and :meth:`step` come here.
+
+        Args:
+            features: of the frame, from :meth:`encode`.
+            given: ``(B, K, H, W)`` masks given on this frame, padded.
+            present: ``(B, K)`` bool, which objects exist in which clip; by default those with a pixel in ``given``.
+            remember: whether the state is written.
+
+        Returns:
+            ``(B, K+1, H, W)`` aggregated logits, padded.
+        """
+        tracks = self.tracks
+        first = tracks.t == 0
+        if given is not None:
+            tracks.admit(given, present)
+        query = self.query(features)
+        if first:
+            probs = given
+        else:
+            probs = torch.sigmoid(_full(self.segment(query))) * tracks.present[:, :, None, None]
+            if given is not None:
+                # The given objects are what they are given as, and nobody else is there.
+                is_given = given.flatten(2).any(dim=2)[:, :, None, None]
+                probs = torch.where(is_given, given, probs * (1 - given.amax(dim=1, keepdim=True)))
+        logits = aggregate(probs)
+        tracks.probs = torch.softmax(logits, dim=1)
+        if remember:
+            self.memorize(query, tracks.probs[:, 1:], given)
+        tracks.t += 1
+        return logits
+
+    def normalize(self, frame: Tensor) -> Tensor:
+        """``(B, 3, H, W)`` uint8 to the module's dtype, ImageNet mean and deviation; padding is black before that."""
+        image = (frame.to(self.mean.dtype) / 255 - self.mean) / self.std
+        return image.contiguous(memory_format=torch.channels_last if self.channels_last else torch.contiguous_format)
+
+    # ---------------------------------------------------------------- training
+
+    def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
+        """Unroll the recursion over a clip; loss of every frame after the first."""
+        batch_size, length = batch.frames.shape[:2]
+        frames = pad_to_stride(batch.frames.flatten(0, 1), self.stride)[0]
+        labels = pad_to_stride(batch.masks, self.stride)[0]
+        masks = one_hot(labels, batch.max_objects).to(self.mean.dtype)
+        present = torch.arange(batch.max_objects, device=frames.device) < batch.num_objects.unsqueeze(1)
+        features = self.encode(self.normalize(frames))
+        unrolled = [
+            type(features)(*(tensor.unflatten(0, (batch_size, length))[:, t] for tensor in features))
+            for t in range(length)
+        ]
+        fraction = bootstrap_fraction(self.progress, *self.bootstrap)
+        cross_entropy = dice = frames.new_zeros((), dtype=self.mean.dtype)
+        with self.sequence():
+            self.advance(unrolled[0], masks[:, 0], present)
+            for t in range(1, length):
+                logits = self.advance(unrolled[t], None, remember=t < length - 1)
+                frame_ce, frame_dice = segmentation_loss(logits, labels[:, t], masks[:, t], present, fraction)
+                cross_entropy, dice = cross_entropy + frame_ce, dice + frame_dice
+            losses = {"cross_entropy": cross_entropy, "dice": dice, **self.auxiliary_losses(labels)}
+        loss = torch.stack(list(losses.values())).sum()
+        self.log("train/loss", loss, prog_bar=True, batch_size=batch_size)
+        self.log_dict({f"train/{name}": value for name, value in losses.items()}, batch_size=batch_size)
+        return loss
+
+    @property
+    def progress(self) -> float:
+        """Share of the run's optimiser steps that are done, in [0, 1]; 0 outside a trainer."""
+        if self._trainer is None or self._trainer.max_steps < 1:
+            return 0.0
+        return min(1.0, self._trainer.global_step / self._trainer.max_steps)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """AdamW with the learning-rate schedule of the constructor, updated every step."""
+        groups = []
+        for parameters, factor in self.parameter_groups():
+            for decay in (True, False):
+                chosen = [p for p in parameters if (p.ndim > 1) == decay]
+                if chosen:
+                    decay_rate = self.weight_decay if decay else 0.0
+                    groups.append({"params": chosen, "lr": self.lr * factor, "weight_decay": decay_rate})
+        optimizer = torch.optim.AdamW(groups, lr=self.lr)
+        total = max(1, self.trainer.max_steps)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.lr_factor(step / total))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def lr_factor(self, progress: float) -> float:
+        """Learning rate at a share of the run, relative to its peak."""
+        if progress < self.warmup:
+            return max(progress, 1e-3) / self.warmup
+        if self.schedule == "step":
+            return 0.1 if progress >= 0.8 else 1.0
+        if self.schedule == "cosine":
+            share = (min(1.0, progress) - self.warmup) / (1 - self.warmup)
+            return 0.01 + 0.99 * 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * share))))
+        return 1.0
+
+    def configure_model(self) -> None:
+        """Take over the weights of an earlier stage and choose the memory format, once the device is known."""
+        if self.weights is not None:
+            load_weights(self, self.weights)
+            self.weights = None  # a resumed run must not go back to them
+        if self.channels_last:
+            self.to(memory_format=torch.channels_last)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Name the method, so that a checkpoint of another one is refused with its name."""
+        checkpoint["method"] = type(self).__name__
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse the checkpoint of another method.
+
+        Raises:
+            ValueError: naming both methods.
+        """
+        _check_method(checkpoint, self, "the checkpoint")
+
+    # ---------------------------------------------------------------- evaluation
+
+    def validation_step(self, video: Video, batch_idx: int) -> None:
+        """Segment a video; the frame callbacks score, time and draw."""
+        self.segment_video(video)
+
+    test_step = validation_step
+
+    def segment_video(self, video: Video) -> None:
+        """Stream a video through the recursion and hand every frame's labels to the frame callbacks."""
+        observers = [callback for callback in self.trainer.callbacks if isinstance(callback, FrameCallback)]  # type: ignore[attr-defined]
+        num_objects = 0
+        with self.sequence():
+            for t, frame in enumerate(video):
+                mask = None
+                if t in video.prompts:
+                    prompt = resize_labels(video.prompts[t].to(frame.device), (frame.shape[-2], frame.shape[-1]))
+                    num_objects = max(num_objects, int(video.prompts[t].max()))
+                    mask = one_hot(prompt, num_objects).unsqueeze(0)
+                for observer in observers:
+                    observer.on_frame_start(self.trainer, self, video, t)
+                if mask is None and num_objects == 0:  # nothing to follow yet
+                    labels = torch.zeros(video.size, dtype=torch.uint8, device=frame.device)
+                else:
+                    logits = self.step(frame.unsqueeze(0), mask, remember=t < len(video) - 1)
+                    labels = to_labels(logits, video.size)[0]
+                for observer in observers:
+                    observer.on_frame_end(self.trainer, self, video, t, frame, labels)
+
+
+def to_labels(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """Label maps at the original size: probabilities are up-sampled before the arg-max.
+
+    Args:
+        logits: ``(B, K+1, h, w)``, background first.
+        size: ``(H, W)``.
+
+    Returns:
+        ``(B, H, W)`` uint8.
+    """
+    if logits.shape[-2:] != torch.Size(size):
+        logits = F.interpolate(torch.softmax(logits, dim=1), size=size, mode="bilinear", align_corners=False)
+    return logits.argmax(dim=1).to(torch.uint8)
+
+
+def load_weights(module: VOSModule, path: str) -> None:
+    """Load the weights of a checkpoint of the same method into ``module``; every entry must fit.
+
+    Raises:
+        ValueError: no such file, not a checkpoint, another method, or entries that are missing or do not fit.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"--model.weights={path}: no such file; give a checkpoint (.ckpt) of {type(module).__name__}")
+    checkpoint = read_checkpoint(path)
+    _check_method(checkpoint, module, f"--model.weights={path}")
+    state = checkpoint["state_dict"]
+    own = module.state_dict()
+    wrong = [f"{name} is missing" for name in own if name not in state]
+    wrong += [f"{name} is unknown" for name in state if name not in own]
+    wrong += [
+        f"{name} is {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
+        for name in own
+        if name in state and state[name].shape != own[name].shape
+    ]
+    if wrong:
+        raise ValueError(
+            f"--model.weights={path}: {len(wrong)} entries do not fit ({'; '.join(wrong[:3])}, ...); "
+            "use the same model settings (trunk, widths) in both stages"
+        )
+    module.load_state_dict(state)
+
+
+def read_checkpoint(path: str) -> dict[str, Any]:
+    """Read a checkpoint that training wrote, without running any code in it.
+
+    Raises:
+        ValueError: the file is something else, or damaged.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        missing = {"method", "state_dict", "hyper_parameters"} - set(checkpoint)
+    except (RuntimeError, EOFError, TypeError, pickle.UnpicklingError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(f"{path}: cannot be read as a checkpoint ({reason}); it is damaged or something else") from error
+    if missing:
+        raise ValueError(f"{path}: not a checkpoint of this project, {', '.join(sorted(missing))} not in it")
+    return checkpoint
+
+
+def _check_method(checkpoint: dict[str, Any], module: VOSModule, what: str) -> None:
+    method = checkpoint.get("method", type(module).__name__)
+    if method != type(module).__name__:
+        raise ValueError(f"{what} belongs to {method}, not to {type(module).__name__}: choose METHOD to match")
+
+
+def _check_frame(frame: Tensor) -> None:
+    if frame.ndim != 4 or frame.shape[1] != 3 or frame.dtype != torch.uint8:
+        raise ValueError(f"frame is {tuple(frame.shape)} {frame.dtype}: give (B, 3, H, W) uint8 RGB")
+
+
+def _check_mask(mask: Tensor, frame: Tensor) -> None:
+    expected = (frame.shape[0], *frame.shape[-2:])
+    if mask.ndim != 4 or (mask.shape[0], *mask.shape[-2:]) != expected or mask.shape[1] == 0:
+        raise ValueError(
+            f"mask is {tuple(mask.shape)} for a frame {tuple(frame.shape)}: give a (B, K, H, W) one-hot, K >= 1"
+        )
+
+
+def _full(tensor: Tensor) -> Tensor:
+    """Out of half precision: probabilities near 0 and 1 need float32."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()

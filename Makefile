@@ -5,9 +5,9 @@ DATA      ?= demo
 DATA_ROOT ?= data
 # all = static, then video, then eval
 STAGE     ?= all
-# settings on top of the method's own: experiments/<method>/<RECIPE>.yaml
-RECIPE    ?= $(if $(filter demo,$(DATA)),demo)
-RUN       ?= $(METHOD)-$(DATA)$(if $(filter-out demo,$(RECIPE)),-$(RECIPE))
+# settings on top of the method's own: experiments/<method>/<recipe>/{model,<stage>}.yaml, for each recipe in turn
+RECIPE    ?= $(if $(filter demo,$(DATA)),small demo)
+RUN       ?= $(METHOD)-$(DATA)$(if $(filter-out demo,$(DATA)),$(if $(RECIPE),-$(firstword $(RECIPE))))
 CKPT      ?= runs/$(RUN)/video/checkpoints/last.ckpt
 # bfloat16 where the processor computes with it, float32 elsewhere
 PRECISION ?= $(shell if command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 || grep -qE 'avx512_bf16|amx_bf16' /proc/cpuinfo 2>/dev/null; then echo bf16-mixed; else echo 32-true; fi)
@@ -21,8 +21,9 @@ export NO_ALBUMENTATIONS_UPDATE := 1
 export PYTHONUNBUFFERED := 1
 
 # The one place that fixes the order of the layers: a later file goes over an earlier one.
-layers = base $(1) data/$(DATA) $(METHOD)/model $(METHOD)/$(1) $(if $(RECIPE),$(METHOD)/$(RECIPE))
-fit    = $(BIN)/python -m lightning_vos fit $(foreach layer,$(call layers,$(1)),--config experiments/$(layer).yaml) \
+recipe = $(or $(wildcard experiments/$(METHOD)/$(1)/model.yaml experiments/$(METHOD)/$(1)/$(2).yaml),$(error RECIPE=$(1): no folder experiments/$(METHOD)/$(1)))
+layers = $(patsubst %,experiments/%.yaml,base $(1) data/$(DATA) $(METHOD)/model $(METHOD)/$(1)) $(foreach r,$(RECIPE),$(call recipe,$(r),$(1)))
+fit    = $(BIN)/python -m lightning_vos fit $(addprefix --config ,$(call layers,$(1))) \
 	--data.root=$(DATA_ROOT) --trainer.default_root_dir=runs/$(RUN)/$(1) --trainer.precision=$(PRECISION) --ckpt_path=last
 
 .PHONY: help train static video eval test lint format clean
@@ -47,7 +48,7 @@ video: $(VENV)/installed $(if $(filter all,$(STAGE)),static) ## stage two only: 
 	$(call fit,video) $(if $(filter all,$(STAGE)),--model.weights=runs/$(RUN)/static/checkpoints/last.ckpt) $(ARGS)
 
 eval: $(VENV)/installed $(if $(filter train,$(MAKECMDGOALS)),video) ## score CKPT on the validation set of DATA
-	$(BIN)/python -m lightning_vos validate $(foreach layer,base video data/$(DATA) $(METHOD)/model,--config experiments/$(layer).yaml) \
+	$(BIN)/python -m lightning_vos validate $(patsubst %,--config experiments/%.yaml,base video data/$(DATA) $(METHOD)/model) \
 		--data.root=$(DATA_ROOT) --trainer.default_root_dir=runs/$(RUN)/eval --trainer.logger=false --ckpt_path=$(CKPT) $(ARGS)
 
 test: $(VENV)/installed ## the test suite, with coverage

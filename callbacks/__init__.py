@@ -5,6 +5,7 @@ from callbacks.davis_evaluation import DavisEvaluation
 from callbacks.fps import FPSLogger, device_name
 from callbacks.mask_images import MaskImages
 from callbacks.palette import PALETTE, overlay, save_palette_png
+from callbacks.progress_lines import ProgressLines
 from callbacks.run_summary import RunSummary
 from callbacks.wandb import AutoWandbLogger
 
@@ -16,6 +17,7 @@ __all__ = [
     "FPSLogger",
     "LastCheckpoint",
     "MaskImages",
+    "ProgressLines",
     "RunSummary",
     "device_name",
     "overlay",

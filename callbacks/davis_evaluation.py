@@ -66,10 +66,10 @@ class DavisEvaluation(FrameCallback):
         if trainer.sanity_checking:
             return
         dataset = _evaluation_set(trainer)
-        self._metric = JAndF(len(dataset), dataset.max_objects).to(pl_module.device)
+        self._metric = JAndF(len(dataset), max(1, dataset.max_objects)).to(pl_module.device)
         self._baseline_metric = self._video = None
         if self.baseline and _baseline_key(trainer) not in self._baselines:
-            self._baseline_metric = JAndF(len(dataset), dataset.max_objects).to(pl_module.device)
+            self._baseline_metric = JAndF(len(dataset), max(1, dataset.max_objects)).to(pl_module.device)
         if trainer.is_global_zero:
             for path in self._csv_paths(trainer):
                 path.unlink(missing_ok=True)

@@ -179,6 +179,13 @@ class ImageSet:
     repeat: int = 1
     min_area: float = 0.01
 
+    def __post_init__(self) -> None:
+        """Refuse a set that is never seen."""
+        if self.repeat < 1:
+            raise ValueError(
+                f"images {self.root!r}: repeat={self.repeat} must be at least 1; leave the set out instead"
+            )
+
     def stills(self, root: Path) -> list[Still]:
         """The samples, each once, in the order of their names (COCO: of their ids).
 

@@ -109,6 +109,13 @@ class SequenceSet:
     repeat: int = 1
     single_object: bool = False
 
+    def __post_init__(self) -> None:
+        """Refuse a set that is never seen."""
+        if self.repeat < 1:
+            raise ValueError(
+                f"videos {self.root!r}: repeat={self.repeat} must be at least 1; leave the set out instead"
+            )
+
     def videos(self, root: Path, dense: bool = False) -> list[VideoFiles]:
         """The sequences of the split, in the order of the list or of their names.
 

@@ -36,7 +36,8 @@ class EvaluationSet(Dataset[Video]):
 
     Attributes:
         names: names of the sequences.
-        object_ids: ids of the objects of each sequence, rising, as its files write them.
+        object_ids: ids of the objects of each sequence, as its files write them. They are in the order in which the
+            objects start, so that objects 1..K are known at any time and no number is missing between them.
         max_objects: largest number of objects in a sequence.
         lengths: number of frames of each sequence.
 
@@ -50,7 +51,7 @@ class EvaluationSet(Dataset[Video]):
         # For each video: frame number -> ids that start there.
         self.starts = [_starting_ids(video) for video in self.videos]
         self.names = [video.name for video in self.videos]
-        self.object_ids = [tuple(sorted(id_ for ids in starts.values() for id_ in ids)) for starts in self.starts]
+        self.object_ids = [tuple(id_ for t in sorted(starts) for id_ in sorted(starts[t])) for starts in self.starts]
         self.max_objects = max((len(ids) for ids in self.object_ids), default=0)
         self.lengths = [len(video.frames) for video in self.videos]
 

@@ -132,10 +132,12 @@ class KeyValueBank(SequenceState):
         similarity = self.similarity(query)
         if births is None or len(set(births)) == 1:
             return self._answer(similarity, self.values)
-        out = self.values.new_empty(query.shape[0], query.shape[1], *self.values.shape[3:])
+        out = self.values.new_zeros(query.shape[0], query.shape[1], len(births), self.values.shape[-1])
         for birth in sorted(set(births)):
             objects = [index for index, first in enumerate(births) if first == birth]
             start = sum(frame_id < birth for frame_id in self.frame_ids)
+            if start == len(self):
+                continue  # given on the very frame that is being read: nothing is stored of these objects yet
             out[:, :, objects] = self._answer(similarity[:, :, start:], self.values[:, start:, :, objects])
         return out
 

@@ -22,7 +22,7 @@ _COUNTS = torch.tensor(
     [[on & 1 and near & 2, on & 2 and near & 1, on & 1, on & 2] for on in range(4) for near in range(4)],
     dtype=torch.bool,
 ).double()
-_CHUNK_BYTES = 1 << 28  # largest map dilated at once off the CPU
+_CHUNK_BYTES = 1 << 26  # largest map dilated at once off the CPU
 
 
 def region_similarity(pred: Tensor, target: Tensor, void: Tensor | None = None) -> Tensor:
@@ -72,7 +72,7 @@ def boundary_accuracy(pred: Tensor, target: Tensor, void: Tensor | None = None, 
     radius = tolerance if tolerance >= 1 else math.ceil(tolerance * math.sqrt(height**2 + width**2))
     preds, targets = pred.reshape(-1, height, width), target.reshape(-1, height, width)
     tables = [preds.new_zeros((0, 16), dtype=torch.int64)]
-    if pred.device.type == "cpu":
+    if pred.device.type == "cpu" or not len(preds):
         for p, t in zip(preds, targets, strict=True):
             rows, columns = _union_box(p, t)
             tables.append(_match_table(p[None, rows, columns], t[None, rows, columns], radius))

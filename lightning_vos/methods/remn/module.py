@@ -68,6 +68,7 @@ class REMN(VOSModule):
         top_k: memory positions that a query reads at test time; null for all.
         shape_threshold: tau_s of the adaptive update.
         appearance_threshold: tau_a of the adaptive update.
+        min_confidence: mean foreground probability below which a frame is not written by the adaptive update.
         efficiency_weight: weight of the loss that makes the gate close.
         contrastive_weight: weight of the correspondence loss of the journal version; 0.1 there, 0 for plain REMN.
         new_parts_lr: learning rate of local attention and gate relative to the rest.
@@ -95,6 +96,7 @@ class REMN(VOSModule):
         top_k: int | None = 20,
         shape_threshold: float = 0.3,
         appearance_threshold: float = 0.1,
+        min_confidence: float = 0.8,
         efficiency_weight: float = 1.0,
         contrastive_weight: float = 0.0,
         new_parts_lr: float = 10.0,
@@ -120,7 +122,7 @@ class REMN(VOSModule):
         self.decoder = MaskDecoder(2 * value_dim, (c8, c4), decoder_dim)
         self.bank = DynamicMemoryBank(key_dim, gate, capacity, gate_from, keep_target, ranking, top_k)
         self.latest = SequenceState("key")  # the last frame is never written, the correspondence loss needs its key
-        self.update = AdaptiveMemoryUpdate(shape_threshold, appearance_threshold)
+        self.update = AdaptiveMemoryUpdate(shape_threshold, appearance_threshold, min_confidence=min_confidence)
 
     def encode(self, image: Tensor) -> Features:
         """Key trunk on all frames at once: ``(B, 3, H, W)``."""

@@ -1,0 +1,68 @@
+"""What the tests share: one small network per method, moving squares, and the optional real data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import lightning_vos
+from lightning_vos import VOSModule
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+# A new method joins every contract test by one line here.
+SMALL: dict[str, dict[str, Any]] = {
+    "REMN": {
+        "key_trunk": "resnet10",
+        "value_trunk": "resnet10",
+        "norm": "group",
+        "key_dim": 16,
+        "value_dim": 32,
+        "decoder_dim": 16,
+        # An untrained network is never confident; without these no frame would be written, no slot be removed.
+        "shape_threshold": 0.02,
+        "min_confidence": 0.0,
+        "gate_from": 4,
+        "capacity": 6,
+    },
+}
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    # The tensors here are tiny: threads would only wait for each other.
+    torch.set_num_threads(1)
+
+
+def small(method: str, seed: int = 0, **changes: Any) -> VOSModule:
+    """A small network with random weights in which every part has an effect."""
+    torch.manual_seed(seed)
+    model = getattr(lightning_vos, method)(**{**SMALL[method], **changes})
+    with torch.no_grad():
+        for parameter in model.parameters():
+            # Layers that start at zero (attention score, gate) would hide mistakes around them.
+            if parameter.ndim > 1 and not parameter.any():
+                parameter.normal_(0, 0.2)
+    return model.eval()
+
+
+def squares(batch: int, frames: int, objects: int, size: tuple[int, int] = (48, 64), seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Noise frames ``(B, T, 3, H, W)`` uint8 with moving bright squares, and their labels ``(B, T, H, W)`` uint8."""
+    generator = torch.Generator().manual_seed(seed)
+    height, width = size
+    video = torch.randint(0, 120, (batch, frames, 3, height, width), generator=generator, dtype=torch.uint8)
+    labels = torch.zeros(batch, frames, height, width, dtype=torch.uint8)
+    side = max(4, min(size) // 3)
+    for b in range(batch):
+        for k in range(1, objects + 1):
+            top, left = (int(torch.randint(0, limit - side, (), generator=generator)) for limit in size)
+            down, right = (int(torch.randint(-2, 3, (), generator=generator)) for _ in range(2))
+            for t in range(frames):
+                y, x = min(max(top + down * t, 0), height - side), min(max(left + right * t, 0), width - side)
+                labels[b, t, y : y + side, x : x + side] = k
+                video[b, t, k % 3, y : y + side, x : x + side] = 100 + 20 * k
+    return video, labels

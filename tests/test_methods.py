@@ -1,0 +1,162 @@
+"""The contract that every method keeps, whatever it is made of."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import SMALL, small, squares
+from torch import Tensor
+
+import lightning_vos
+from lightning_vos import VOSModule
+from lightning_vos.functional import one_hot
+from lightning_vos.memory import SequenceState
+from lightning_vos.types import Clip, ClipBatch
+
+METHODS = [name for name in lightning_vos.__all__ if name != "VOSModule"]
+pytestmark = pytest.mark.parametrize("method", METHODS)
+
+
+def stream(model: VOSModule, frames: Tensor, labels: Tensor, objects: int, later: dict[int, Tensor] | None = None) -> Tensor:
+    """Logits of all frames ``(B, T, K+1, H, W)``; ``later`` gives further masks by frame number."""
+    out = []
+    with model.sequence():
+        for t in range(frames.shape[1]):
+            mask = one_hot(labels[:, 0], objects) if t == 0 else (later or {}).get(t)
+            out.append(model.step(frames[:, t], mask))
+    return torch.stack(out, dim=1)
+
+
+def test_every_method_has_a_small_version(method: str) -> None:
+    assert method in SMALL
+
+
+@pytest.mark.parametrize("objects", [1, 5])
+def test_streamed_twice_is_the_same(method: str, objects: int) -> None:
+    model = small(method)
+    frames, labels = squares(1, 12, objects)
+    first = stream(model, frames, labels, objects)
+    stream(model, *squares(1, 5, 2, seed=3), 2)  # another video in between leaves nothing behind
+    assert torch.equal(stream(model, frames, labels, objects), first)
+    assert first.shape == (1, 12, objects + 1, 48, 64)
+    assert torch.isfinite(first).all()
+
+
+def test_batch_is_one_by_one(method: str) -> None:
+    model = small(method).double()
+    frames, labels = squares(3, 14, 2)
+    together = stream(model, frames, labels, 2)
+    for b in range(3):
+        alone = stream(model, frames[b : b + 1], labels[b : b + 1], 2)
+        torch.testing.assert_close(together[b : b + 1], alone, rtol=0, atol=1e-9)
+
+
+def test_permuted_objects_permute_the_output(method: str) -> None:
+    model = small(method).double()
+    frames, labels = squares(1, 12, 3)
+    order = torch.tensor([0, 3, 1, 2])  # label -> new label
+    out = stream(model, frames, labels, 3)
+    permuted = stream(model, frames, order[labels.long()].to(torch.uint8), 3)
+    torch.testing.assert_close(permuted[:, :, order], out, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("size", [(33, 47), (17, 90), (16, 16), (5, 3)])
+def test_any_size_and_the_given_mask_comes_back(method: str, size: tuple[int, int]) -> None:
+    model = small(method)
+    frames = torch.randint(0, 255, (1, 3, 3, *size), dtype=torch.uint8)
+    labels = torch.zeros(1, 3, *size, dtype=torch.uint8)
+    labels[:, :, : size[0] // 2, : size[1] // 2 + 1] = 1
+    out = stream(model, frames, labels, 1)
+    assert out.shape == (1, 3, 2, *size)
+    assert torch.equal(out[:, 0].argmax(1), labels[:, 0].long())
+
+
+def test_an_object_that_starts_later(method: str) -> None:
+    model = small(method).double()
+    frames, labels = squares(1, 10, 2)
+    both = one_hot(labels[:, 4], 2)
+    both[:, 0] = 0  # only the second object is given on frame 4
+    only_first = torch.where(labels == 1, 1, 0).to(torch.uint8)
+    plain = stream(model, frames, only_first, 1)
+    late = []
+    with model.sequence():
+        for t in range(10):
+            mask = one_hot(only_first[:, 0], 1) if t == 0 else both if t == 4 else None
+            late.append(model.step(frames[:, t], mask))
+    assert [out.shape[1] for out in late] == [2] * 4 + [3] * 6
+    for t in range(4):
+        assert torch.equal(late[t], plain[:, t])  # the future has no effect
+    given = both[:, 1] > 0
+    assert (late[4].argmax(1)[given] == 2).all()
+    assert not (late[4].argmax(1)[~given] == 2).any()
+
+
+def test_state_is_empty_outside_a_sequence_and_after_an_exception(method: str) -> None:
+    model = small(method)
+    keys = set(model.state_dict())
+    frames, labels = squares(1, 4, 1)
+    states = [module for module in model.modules() if isinstance(module, SequenceState)]
+    assert states
+    with pytest.raises(RuntimeError, match="stop"), model.sequence():
+        model.step(frames[:, 0], one_hot(labels[:, 0], 1))
+        model.step(frames[:, 1])
+        assert any(not state.is_empty for state in states)
+        assert set(model.state_dict()) == keys  # a checkpoint written now would hold no state
+        raise RuntimeError("stop")
+    assert all(state.is_empty for state in states)
+    copy.deepcopy(model)
+
+
+def test_checkpoint_round_trip(method: str, tmp_path: Path) -> None:
+    model = small(method)
+    frames, labels = squares(1, 6, 2)
+    expected = stream(model, frames, labels, 2)
+    torch.save(model.state_dict(), tmp_path / "weights.pt")
+    other = small(method, seed=1)
+    assert not torch.equal(stream(other, frames, labels, 2), expected)
+    other.load_state_dict(torch.load(tmp_path / "weights.pt", weights_only=True))
+    assert torch.equal(stream(other, frames, labels, 2), expected)
+
+
+def test_training_step_reaches_every_parameter(method: str) -> None:
+    model = small(method).train()
+    frames, labels = squares(2, 5, 2, size=(64, 64))
+    labels[1][labels[1] == 2] = 0  # the clips of a batch may differ in their number of objects
+    batch = ClipBatch.collate([Clip(frames[0], labels[0], 2), Clip(frames[1], labels[1], 1)])
+    loss = model.training_step(batch, 0)
+    loss.backward()
+    assert torch.isfinite(loss)
+    missing = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert missing == []
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+def test_training_reads_what_it_would_have_streamed(method: str) -> None:
+    """A batch of two clips trains on the mean of what each alone would give: no clip sees another."""
+    model = small(method).double().train()
+    frames, labels = squares(2, 4, 2, size=(64, 64))
+    clips = [Clip(frames[b], labels[b], 2) for b in range(2)]
+    together = model.training_step(ClipBatch.collate(clips), 0)
+    alone = [model.training_step(ClipBatch.collate([clip]), 0) for clip in clips]
+    torch.testing.assert_close(together, torch.stack(alone).mean(), rtol=1e-9, atol=0)
+
+
+def test_misuse_is_explained(method: str) -> None:
+    model = small(method)
+    frames, labels = squares(1, 2, 1)
+    mask = one_hot(labels[:, 0], 1)
+    with pytest.raises(RuntimeError, match="outside a sequence"):
+        model.step(frames[:, 0], mask)
+    with model.sequence():
+        with pytest.raises(RuntimeError, match="without a mask on the first frame"):
+            model.step(frames[:, 0])
+        with pytest.raises(ValueError, match="uint8 RGB"):
+            model.step(frames[:, 0].float(), mask)
+        with pytest.raises(ValueError, match="one-hot"):
+            model.step(frames[:, 0], mask[..., 1:])
+        model.step(frames[:, 0], mask)
+        with pytest.raises(ValueError, match="another size"):
+            model.step(frames[:, 1, :, :20])

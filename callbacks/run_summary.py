@@ -11,11 +11,11 @@ from callbacks.fps import device_name
 
 
 class RunSummary(Callback):
-    """Prints, on rank zero, where checkpoints, tables and pictures are, and one line such as
+    """Prints, on rank zero, where checkpoints, tables and pictures are, and the run's figures in one line.
 
     ``J&F 0.743  J 0.731  F 0.755  (copied first mask 0.312)  12.3 FPS on <device>``
 
-    with the figures of the last evaluation of the run.
+    The figures are those of the last evaluation of the run.
     """
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

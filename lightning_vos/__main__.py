@@ -14,7 +14,8 @@ from lightning import LightningDataModule
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from lightning_vos.module import VOSModule, read_checkpoint
+from lightning_vos.checkpoint import read_checkpoint
+from lightning_vos.module import VOSModule
 
 
 class VOSCLI(LightningCLI):
@@ -26,7 +27,7 @@ class VOSCLI(LightningCLI):
         return {name: skip for name, skip in LightningCLI.subcommands().items() if name != "predict"}
 
     def _parse_ckpt_path(self) -> None:
-        """Not Lightning's way, in which the checkpoint's settings beat the command line: see :func:`with_settings_of`."""
+        """Not Lightning's way, where a checkpoint's settings beat the command line; see :func:`with_settings_of`."""
 
 
 def with_settings_of(args: Sequence[str]) -> list[str]:

@@ -6,8 +6,6 @@ never part of a checkpoint, is not broadcast by DDP, and does not hinder ``deepc
 
 from __future__ import annotations
 
-
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -176,4 +174,3 @@ class KeyValueBank(SequenceState):
     def extra_repr(self) -> str:
         """Capacity and top-k."""
         return f"capacity={self.capacity}, top_k={self.top_k}"
-

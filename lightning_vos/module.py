@@ -2,84 +2,28 @@
 
 from __future__ import annotations
 
-import pickle
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from lightning import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
+from lightning_vos.checkpoint import check_method, load_weights
 from lightning_vos.functional import aggregate, one_hot, pad_to_stride, resize_labels, unpad
 from lightning_vos.losses import bootstrap_fraction, segmentation_loss
 from lightning_vos.memory import SequenceState
+from lightning_vos.tracks import Tracks
 from lightning_vos.types import ClipBatch, FrameCallback, Video
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 Query = Any  # what a method makes of a frame: a NamedTuple of tensors with the batch first
-
-
-class Tracks(SequenceState):
-    """What the recursion itself remembers: the last probabilities and which objects exist.
-
-    ``probs (B, K+1, H, W)``, background first, at the padded size; ``present (B, K)`` bool; ``t`` the number of the
-    next frame; ``births`` the frame on which each object was first given.
-    """
-
-    probs: Tensor
-    present: Tensor
-
-    def __init__(self) -> None:
-        """See the class."""
-        super().__init__("probs", "present")
-        self.t = 0
-        self.births: list[int] = []
-
-    def reset(self) -> None:
-        """Forget all objects."""
-        super().reset()
-        self.t = 0
-        self.births = []
-
-    @property
-    def union(self) -> Tensor:
-        """Foreground of all objects in the last frame, ``(B, 1, H, W)`` in [0, 1]."""
-        return 1 - self.probs[:, :1]
-
-    def admit(self, given: Tensor, present: Tensor | None) -> None:
-        """Make room for the objects of ``given (B, K, H, W)`` and mark those that start here.
-
-        Until the frame itself is segmented, the given masks join the last probabilities: they are the best guess of
-        where the objects are.
-        """
-        if self.probs is None:
-            self.probs = torch.cat([given.new_ones(given[:, :1].shape), torch.zeros_like(given)], dim=1)
-            self.present = torch.zeros(given.shape[:2], dtype=torch.bool, device=given.device)
-        missing = given.shape[1] - len(self.births)
-        if missing < 0:
-            raise ValueError(f"mask has {given.shape[1]} objects, but {len(self.births)} are tracked: give them all")
-        self.probs = F.pad(self.probs, (0, 0, 0, 0, 0, given.shape[1] + 1 - self.probs.shape[1]))
-        self.present = F.pad(self.present, (0, given.shape[1] - self.present.shape[1]))
-        if present is None:
-            present = given.flatten(2).any(dim=2)
-            appears = present.any(dim=0).tolist()
-        else:
-            appears = [True] * given.shape[1]
-        known = self.present.any(dim=0).tolist() if self.births else [False] * given.shape[1]
-        births = self.births + [self.t] * missing
-        self.births = [
-            birth if is_known or not starts else self.t
-            for birth, is_known, starts in zip(births, known, appears, strict=True)
-        ]
-        self.present = self.present | present
-        union = torch.maximum(self.union, given.amax(dim=1, keepdim=True).to(self.probs.dtype))
-        self.probs = torch.cat([1 - union, self.probs[:, 1:]], dim=1)
 
 
 class VOSModule(LightningModule):
@@ -109,6 +53,8 @@ class VOSModule(LightningModule):
     """
 
     stride = 16
+    mean: Tensor
+    std: Tensor
 
     def __init__(
         self,
@@ -243,6 +189,8 @@ class VOSModule(LightningModule):
             tracks.admit(given, present)
         query = self.query(features)
         if first:
+            if given is None:
+                raise RuntimeError("the first frame of a sequence needs the masks of the objects to follow")
             probs = given
         else:
             probs = torch.sigmoid(_full(self.segment(query))) * tracks.present[:, :, None, None]
@@ -297,7 +245,7 @@ class VOSModule(LightningModule):
             return 0.0
         return min(1.0, self._trainer.global_step / self._trainer.max_steps)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW with the learning-rate schedule of the constructor, updated every step."""
         groups = []
         for parameters, factor in self.parameter_groups():
@@ -340,7 +288,7 @@ class VOSModule(LightningModule):
         Raises:
             ValueError: naming both methods.
         """
-        _check_method(checkpoint, self, "the checkpoint")
+        check_method(checkpoint, self, "the checkpoint")
 
     # ---------------------------------------------------------------- evaluation
 
@@ -385,56 +333,6 @@ def to_labels(logits: Tensor, size: tuple[int, int]) -> Tensor:
     if logits.shape[-2:] != torch.Size(size):
         logits = F.interpolate(torch.softmax(logits, dim=1), size=size, mode="bilinear", align_corners=False)
     return logits.argmax(dim=1).to(torch.uint8)
-
-
-def load_weights(module: VOSModule, path: str) -> None:
-    """Load the weights of a checkpoint of the same method into ``module``; every entry must fit.
-
-    Raises:
-        ValueError: no such file, not a checkpoint, another method, or entries that are missing or do not fit.
-    """
-    if not Path(path).is_file():
-        raise ValueError(f"--model.weights={path}: no such file; give a checkpoint (.ckpt) of {type(module).__name__}")
-    checkpoint = read_checkpoint(path)
-    _check_method(checkpoint, module, f"--model.weights={path}")
-    state = checkpoint["state_dict"]
-    own = module.state_dict()
-    wrong = [f"{name} is missing" for name in own if name not in state]
-    wrong += [f"{name} is unknown" for name in state if name not in own]
-    wrong += [
-        f"{name} is {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
-        for name in own
-        if name in state and state[name].shape != own[name].shape
-    ]
-    if wrong:
-        raise ValueError(
-            f"--model.weights={path}: {len(wrong)} entries do not fit ({'; '.join(wrong[:3])}, ...); "
-            "use the same model settings (trunk, widths) in both stages"
-        )
-    module.load_state_dict(state)
-
-
-def read_checkpoint(path: str) -> dict[str, Any]:
-    """Read a checkpoint that training wrote, without running any code in it.
-
-    Raises:
-        ValueError: the file is something else, or damaged.
-    """
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        missing = {"method", "state_dict", "hyper_parameters"} - set(checkpoint)
-    except (RuntimeError, EOFError, TypeError, pickle.UnpicklingError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"{path}: cannot be read as a checkpoint ({reason}); it is damaged or something else") from error
-    if missing:
-        raise ValueError(f"{path}: not a checkpoint of this project, {', '.join(sorted(missing))} not in it")
-    return checkpoint
-
-
-def _check_method(checkpoint: dict[str, Any], module: VOSModule, what: str) -> None:
-    method = checkpoint.get("method", type(module).__name__)
-    if method != type(module).__name__:
-        raise ValueError(f"{what} belongs to {method}, not to {type(module).__name__}: choose METHOD to match")
 
 
 def _check_frame(frame: Tensor) -> None:

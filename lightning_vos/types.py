@@ -121,7 +121,9 @@ class Video:
 
     def __repr__(self) -> str:
         """Name, length, size and number of objects."""
-        return f"Video({self.name!r}, {len(self)} frames, {self.size[0]}x{self.size[1]}, {len(self.object_ids)} objects)"
+        return (
+            f"Video({self.name!r}, {len(self)} frames, {self.size[0]}x{self.size[1]}, {len(self.object_ids)} objects)"
+        )
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Video:
         """The same video delivering its frames on ``device`` (Lightning calls this to move the batch)."""

@@ -50,7 +50,9 @@ def small(method: str, seed: int = 0, **changes: Any) -> VOSModule:
     return model.eval()
 
 
-def squares(batch: int, frames: int, objects: int, size: tuple[int, int] = (48, 64), seed: int = 0) -> tuple[Tensor, Tensor]:
+def squares(
+    batch: int, frames: int, objects: int, size: tuple[int, int] = (48, 64), seed: int = 0
+) -> tuple[Tensor, Tensor]:
     """Noise frames ``(B, T, 3, H, W)`` uint8 with moving bright squares, and their labels ``(B, T, H, W)`` uint8."""
     generator = torch.Generator().manual_seed(seed)
     height, width = size

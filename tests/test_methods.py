@@ -20,7 +20,9 @@ METHODS = [name for name in lightning_vos.__all__ if name != "VOSModule"]
 pytestmark = pytest.mark.parametrize("method", METHODS)
 
 
-def stream(model: VOSModule, frames: Tensor, labels: Tensor, objects: int, later: dict[int, Tensor] | None = None) -> Tensor:
+def stream(
+    model: VOSModule, frames: Tensor, labels: Tensor, objects: int, later: dict[int, Tensor] | None = None
+) -> Tensor:
     """Logits of all frames ``(B, T, K+1, H, W)``; ``later`` gives further masks by frame number."""
     out = []
     with model.sequence():
@@ -100,12 +102,17 @@ def test_state_is_empty_outside_a_sequence_and_after_an_exception(method: str) -
     frames, labels = squares(1, 4, 1)
     states = [module for module in model.modules() if isinstance(module, SequenceState)]
     assert states
-    with pytest.raises(RuntimeError, match="stop"), model.sequence():
-        model.step(frames[:, 0], one_hot(labels[:, 0], 1))
-        model.step(frames[:, 1])
-        assert any(not state.is_empty for state in states)
-        assert set(model.state_dict()) == keys  # a checkpoint written now would hold no state
-        raise RuntimeError("stop")
+
+    def fail() -> None:
+        with model.sequence():
+            model.step(frames[:, 0], one_hot(labels[:, 0], 1))
+            model.step(frames[:, 1])
+            assert any(not state.is_empty for state in states)
+            assert set(model.state_dict()) == keys  # a checkpoint written now would hold no state
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        fail()
     assert all(state.is_empty for state in states)
     copy.deepcopy(model)
 

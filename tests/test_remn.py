@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -14,7 +15,6 @@ from lightning_vos import REMN
 from lightning_vos.functional import aggregate, l2_similarity, one_hot, topk_read
 from lightning_vos.methods.remn.contrastive import correspondence_loss, pure_labels
 from lightning_vos.methods.remn.memory import (
-    AdaptiveMemoryUpdate,
     DynamicMemoryBank,
     ModulationGate,
     describe,
@@ -24,6 +24,7 @@ from lightning_vos.methods.remn.memory import (
     removal_counts,
 )
 from lightning_vos.methods.remn.network import LocalAttention
+from lightning_vos.methods.remn.update import AdaptiveMemoryUpdate
 
 
 def random_attention(channels: int = 8) -> LocalAttention:
@@ -104,8 +105,11 @@ def loop_read(keys: Tensor, values: Tensor, query: Tensor, top_k: int | None) ->
     return torch.stack(out)
 
 
-def filled_bank(frames: int, batch: int = 1, seed: int = 0, positions: int = 6, **settings: object) -> DynamicMemoryBank:
-    torch.manual_seed(seed)
+def filled_bank(
+    frames: int, batch: int = 1, seed: int = 0, positions: int = 6, **settings: object
+) -> DynamicMemoryBank:
+    torch.manual_seed(0)
+    positions = 6
     bank = DynamicMemoryBank(key_dim=8, **{"capacity": None, "gate_from": 10_000, **settings}).double()
     torch.nn.init.normal_(bank.gate.last.weight)
     for t in range(frames):
@@ -284,7 +288,13 @@ def test_12_gate_learns_to_prune_redundant_and_to_keep_diverse_clips() -> None:
         keys, values = torch.where(pick, copies, diverse_keys), torch.where(pick, same_values, diverse_values)
         source = torch.randint(0, frames, (batch, positions))
         b, i = torch.arange(batch)[:, None], torch.arange(positions)[None]
-        return redundant, keys, values, keys[b, source, i] + 0.05 * torch.randn(batch, positions, dim), values[b, source, i]
+        return (
+            redundant,
+            keys,
+            values,
+            keys[b, source, i] + 0.05 * torch.randn(batch, positions, dim),
+            values[b, source, i],
+        )
 
     def fill(keys: Tensor, values: Tensor) -> None:
         bank.reset()
@@ -332,7 +342,7 @@ def test_13_bank_is_bounded_and_in_order_for_ten_thousand_frames(batch: int, ran
         assert bank.frame_ids[0] == 0
         assert (bank.valid[:, -1] == writes).all()
         assert bank.frame_ids[-1] == t
-        assert all(a < b for a, b in zip(bank.frame_ids, bank.frame_ids[1:], strict=False))
+        assert all(a < b for a, b in pairwise(bank.frame_ids))
         assert bank.valid.any(dim=0).all()  # no storage that nobody owns
         assert {getattr(bank, name).shape[1] for name in bank._state} == {len(bank)}
     assert largest > 8
@@ -357,7 +367,9 @@ def test_protected_frames_beyond_the_bound_are_all_kept() -> None:
     bank = filled_bank(0, capacity=3).eval()
     for t in range(8):
         key = torch.randn(1, 1, 8, dtype=torch.float64)
-        bank.remember(key, torch.randn(1, 1, 1, 2, dtype=torch.float64), torch.rand(1, 1), t, protected=t in {0, 2, 4, 6})
+        bank.remember(
+            key, torch.randn(1, 1, 1, 2, dtype=torch.float64), torch.rand(1, 1), t, protected=t in {0, 2, 4, 6}
+        )
     assert bank.frame_ids == [0, 2, 4, 6, 7]  # max(T_max, G + 1)
 
 
@@ -478,11 +490,9 @@ def test_17_static_clip_is_written_every_fifteenth_frame(frames: int) -> None:
 def test_17b_gap_between_writes_is_at_least_three() -> None:
     update, key = AdaptiveMemoryUpdate(), torch.ones(1, 256, 4)
     writes = [
-        t
-        for t in range(60)
-        if update.observe(square(20 * (t % 8)), key, t, square(0) if t == 0 else None) is not None
+        t for t in range(60) if update.observe(square(20 * (t % 8)), key, t, square(0) if t == 0 else None) is not None
     ]
-    assert min(b - a for a, b in zip(writes, writes[1:], strict=False)) == 3
+    assert min(b - a for a, b in pairwise(writes)) == 3
 
 
 @pytest.mark.parametrize("min_confidence", [0.0, 0.8])

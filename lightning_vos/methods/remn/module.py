@@ -16,10 +16,11 @@ from torch import Tensor
 
 from lightning_vos.blocks.backbone import Backbone, Norm, Trunk
 from lightning_vos.blocks.decoder import MaskDecoder
-from lightning_vos.methods.remn.contrastive import correspondence_loss, pure_labels
-from lightning_vos.methods.remn.memory import AdaptiveMemoryUpdate, DynamicMemoryBank, Ranking, efficiency_loss
-from lightning_vos.methods.remn.network import STRIDE, KeyProjection, LocalAttention, ValueEncoder
 from lightning_vos.memory import SequenceState
+from lightning_vos.methods.remn.contrastive import correspondence_loss, pure_labels
+from lightning_vos.methods.remn.memory import DynamicMemoryBank, Ranking, efficiency_loss
+from lightning_vos.methods.remn.network import STRIDE, KeyProjection, LocalAttention, ValueEncoder
+from lightning_vos.methods.remn.update import AdaptiveMemoryUpdate
 from lightning_vos.module import VOSModule
 
 
@@ -38,6 +39,12 @@ class FrameQuery(NamedTuple):
     features: Features
     key: Tensor
     thin: Tensor
+
+
+class LatestKey(SequenceState):
+    """``key (B, N, C)`` of the last frame: it is never written to the bank, but the correspondence loss needs it."""
+
+    key: Tensor
 
 
 class REMN(VOSModule):
@@ -121,8 +128,8 @@ class REMN(VOSModule):
         self.value_encoder = ValueEncoder(c16, value_dim, value_trunk, norm, value_weights)
         self.decoder = MaskDecoder(2 * value_dim, (c8, c4), decoder_dim)
         self.bank = DynamicMemoryBank(key_dim, gate, capacity, gate_from, keep_target, ranking, top_k)
-        self.latest = SequenceState("key")  # the last frame is never written, the correspondence loss needs its key
-        self.update = AdaptiveMemoryUpdate(shape_threshold, appearance_threshold, min_confidence=min_confidence)
+        self.latest = LatestKey("key")
+        self.memory_update = AdaptiveMemoryUpdate(shape_threshold, appearance_threshold, min_confidence=min_confidence)
 
     def encode(self, image: Tensor) -> Features:
         """Key trunk on all frames at once: ``(B, 3, H, W)``."""
@@ -150,7 +157,7 @@ class REMN(VOSModule):
         t, writes = self.tracks.t, None
         if not self.training:
             if self.adaptive_update:
-                writes = self.update.observe(probs, query.key, t, given)
+                writes = self.memory_update.observe(probs, query.key, t, given)
                 if writes is None:
                     return
             elif given is None and t % self.memory_every:
@@ -179,11 +186,13 @@ class REMN(VOSModule):
             kept = torch.stack(self.bank.kept, dim=1)  # (B, reads)
             if self._trainer is not None and self._trainer.world_size > 1:
                 # The hinge comes after the mean over the *global* batch, whatever the number of devices.
-                kept = self.all_gather(kept, sync_grads=True).flatten(0, 1)
+                gathered = self.all_gather(kept, sync_grads=True)
+                kept = torch.as_tensor(gathered).flatten(0, 1)
             self.log("train/keep", kept.detach().mean(), batch_size=len(labels))
-            losses["efficiency"] = self.efficiency_weight * torch.stack(
-                [efficiency_loss(keep, self.bank.keep_target) for keep in kept.unbind(1)]
-            ).mean()
+            losses["efficiency"] = (
+                self.efficiency_weight
+                * torch.stack([efficiency_loss(keep, self.bank.keep_target) for keep in kept.unbind(1)]).mean()
+            )
         if self.contrastive_weight > 0:
             grid = pure_labels(labels, STRIDE)
             keys = torch.cat([self.bank.keys, self.latest.key.unsqueeze(1)], dim=1)

@@ -1,0 +1,67 @@
+"""Reading checkpoints: of this project, of the right method, every entry in its place, or an error that says why."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def load_weights(module: nn.Module, path: str) -> None:
+    """Load the weights of a checkpoint of the same method into ``module``; every entry must fit.
+
+    Raises:
+        ValueError: no such file, not a checkpoint, another method, or entries that are missing or do not fit.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"--model.weights={path}: no such file; give a checkpoint (.ckpt) of {type(module).__name__}")
+    checkpoint = read_checkpoint(path)
+    check_method(checkpoint, module, f"--model.weights={path}")
+    state = checkpoint["state_dict"]
+    own = module.state_dict()
+    wrong = [f"{name} is missing" for name in own if name not in state]
+    wrong += [f"{name} is unknown" for name in state if name not in own]
+    wrong += [
+        f"{name} is {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
+        for name in own
+        if name in state and state[name].shape != own[name].shape
+    ]
+    if wrong:
+        raise ValueError(
+            f"--model.weights={path}: {len(wrong)} entries do not fit ({'; '.join(wrong[:3])}, ...); "
+            "use the same model settings (trunk, widths) in both stages"
+        )
+    module.load_state_dict(state)
+
+
+def read_checkpoint(path: str) -> dict[str, Any]:
+    """Read a checkpoint that training wrote, without running any code in it.
+
+    Raises:
+        ValueError: the file is something else, or damaged.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        missing = {"method", "state_dict", "hyper_parameters"} - set(checkpoint)
+    except (RuntimeError, EOFError, TypeError, pickle.UnpicklingError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(
+            f"{path}: cannot be read as a checkpoint ({reason}); it is damaged or something else"
+        ) from error
+    if missing:
+        raise ValueError(f"{path}: not a checkpoint of this project, {', '.join(sorted(missing))} not in it")
+    return checkpoint
+
+
+def check_method(checkpoint: dict[str, Any], module: nn.Module, what: str) -> None:
+    """Refuse the checkpoint of another method; ``what`` names it in the message.
+
+    Raises:
+        ValueError: naming both methods.
+    """
+    method = checkpoint.get("method", type(module).__name__)
+    if method != type(module).__name__:
+        raise ValueError(f"{what} belongs to {method}, not to {type(module).__name__}: choose METHOD to match")

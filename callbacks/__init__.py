@@ -4,6 +4,7 @@ from callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from callbacks.davis_evaluation import DavisEvaluation
 from callbacks.fps import FPSLogger, device_name
 from callbacks.mask_images import MaskImages
+from callbacks.memory_statistics import MemoryStatistics
 from callbacks.palette import PALETTE, overlay, save_palette_png
 from callbacks.progress_lines import ProgressLines
 from callbacks.run_summary import RunSummary
@@ -17,6 +18,7 @@ __all__ = [
     "FPSLogger",
     "LastCheckpoint",
     "MaskImages",
+    "MemoryStatistics",
     "ProgressLines",
     "RunSummary",
     "device_name",

@@ -203,6 +203,16 @@ class REMN(VOSModule):
             losses["contrastive"] = self.contrastive_weight * torch.stack(terms).mean()
         return losses
 
+    def on_validation_epoch_start(self) -> None:
+        """Count the gate's decisions anew."""
+        self.bank.decisions = [0, 0, 0]
+
+    def on_validation_epoch_end(self) -> None:
+        """Log how often the gate chose to keep all, half and a quarter of the removable frames."""
+        counts = zip(("all", "half", "quarter"), self.bank.decisions, strict=True)
+        values = {f"val/gate_keeps_{name}": float(count) for name, count in counts}
+        self.log_dict(values, reduce_fx="sum", sync_dist=True, batch_size=1)
+
     def parameter_groups(self) -> list[tuple[list[torch.nn.Parameter], float]]:
         """Local attention and gate learn faster than the (usually pretrained) rest."""
         new = [p for part in (self.attention, self.bank) for p in part.parameters() if p.requires_grad]

@@ -9,6 +9,7 @@ STAGE     ?= all
 RECIPE    ?= $(if $(filter demo,$(DATA)),small demo)
 RUN       ?= $(METHOD)-$(DATA)$(if $(filter-out demo,$(DATA)),$(if $(RECIPE),-$(firstword $(RECIPE))))
 CKPT      ?= runs/$(RUN)/video/checkpoints/last.ckpt
+WEIGHTS   ?=
 # bfloat16 where the processor computes with it, float32 elsewhere
 PRECISION ?= $(shell if command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 || grep -qE 'avx512_bf16|amx_bf16' /proc/cpuinfo 2>/dev/null; then echo bf16-mixed; else echo 32-true; fi)
 ARGS      ?=
@@ -39,15 +40,22 @@ $(VENV)/installed: requirements.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements.txt
 	@touch $@
 
-train: $(if $(filter all,$(STAGE)),eval,$(STAGE)) ## train METHOD on DATA (STAGE=static|video|all), then evaluate
+train: ## train METHOD on DATA (STAGE=static|video|all); all: both stages, then eval
+ifeq ($(STAGE),all)
+	@$(MAKE) --no-print-directory static
+	@$(MAKE) --no-print-directory video WEIGHTS=runs/$(RUN)/static/checkpoints/last.ckpt
+	@$(MAKE) --no-print-directory eval
+else
+	@$(MAKE) --no-print-directory $(STAGE)
+endif
 
 static: $(VENV)/installed ## stage one only: clips made of still images
 	$(call fit,static) $(ARGS)
 
-video: $(VENV)/installed $(if $(filter all,$(STAGE)),static) ## stage two only: clips of videos
-	$(call fit,video) $(if $(filter all,$(STAGE)),--model.weights=runs/$(RUN)/static/checkpoints/last.ckpt) $(ARGS)
+video: $(VENV)/installed ## stage two only: clips of videos, from WEIGHTS=<checkpoint of stage one> if given
+	$(call fit,video) $(if $(WEIGHTS),--model.weights=$(WEIGHTS)) $(ARGS)
 
-eval: $(VENV)/installed $(if $(filter train,$(MAKECMDGOALS)),video) ## score CKPT on the validation set of DATA
+eval: $(VENV)/installed ## score CKPT on the validation set of DATA
 	$(BIN)/python -m lightning_vos validate $(patsubst %,--config experiments/%.yaml,base video data/$(DATA) $(METHOD)/model) \
 		--data.root=$(DATA_ROOT) --trainer.default_root_dir=runs/$(RUN)/eval --trainer.logger=false --ckpt_path=$(CKPT) $(ARGS)
 

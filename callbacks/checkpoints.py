@@ -14,16 +14,12 @@ class LastCheckpoint(ModelCheckpoint):
     ``fit --ckpt_path=last`` continues from it. The file is replaced atomically.
 
     Args:
+        dirpath: folder of the run's checkpoints. It must be known before the run starts, to find the one to continue.
         every_n_train_steps: optimiser steps between two savings.
     """
 
-    def __init__(self, every_n_train_steps: int = 500) -> None:
-        super().__init__(filename="last", every_n_train_steps=every_n_train_steps, enable_version_counter=False)
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Save in the run's folder, whatever logger there is."""
-        self.dirpath = str(Path(trainer.default_root_dir) / "checkpoints")
-        super().setup(trainer, pl_module, stage)
+    def __init__(self, dirpath: str, every_n_train_steps: int = 500) -> None:
+        super().__init__(dirpath, filename="last", every_n_train_steps=every_n_train_steps, enable_version_counter=False)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The number of steps need not be a multiple of the interval."""
@@ -35,10 +31,14 @@ class BestCheckpoint(ModelCheckpoint):
     """``best.ckpt``: the state with the highest ``val/J&F`` so far.
 
     Chosen on the validation set, so its score there is optimistic; the figures in our tables are those of ``last``.
+
+    Args:
+        dirpath: folder of the run's checkpoints.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, dirpath: str) -> None:
         super().__init__(
+            dirpath,
             filename="best",
             monitor="val/J&F",
             mode="max",
@@ -46,8 +46,3 @@ class BestCheckpoint(ModelCheckpoint):
             enable_version_counter=False,
             save_on_train_epoch_end=False,
         )
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Save in the run's folder, whatever logger there is."""
-        self.dirpath = str(Path(trainer.default_root_dir) / "checkpoints")
-        super().setup(trainer, pl_module, stage)

@@ -20,6 +20,8 @@ BIN  := $(VENV)/bin
 # albumentations would ask the network for a newer version; nothing here does without being told to
 export NO_ALBUMENTATIONS_UPDATE := 1
 export PYTHONUNBUFFERED := 1
+# waiting threads sleep instead of spinning: a loader process on one of their cores would else slow training threefold
+export OMP_WAIT_POLICY ?= passive
 
 # The one place that fixes the order of the layers: a later file goes over an earlier one.
 recipe = $(or $(wildcard experiments/$(METHOD)/$(1)/model.yaml experiments/$(METHOD)/$(1)/$(2).yaml),$(error RECIPE=$(1): no folder experiments/$(METHOD)/$(1)))

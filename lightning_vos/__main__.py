@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import warnings
+from argparse import ArgumentError
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 from lightning import LightningDataModule
-from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from lightning_vos.checkpoint import read_checkpoint
+from lightning_vos.checkpoint import check_method, read_checkpoint
+from lightning_vos.config_errors import explain, option_values
 from lightning_vos.module import VOSModule
 
 
@@ -24,10 +29,52 @@ class VOSCLI(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """What our methods can do: fit, validate and test."""
-        return {name: skip for name, skip in LightningCLI.subcommands().items() if name != "predict"}
+        return {name: {*skip, "weights_only"} for name, skip in LightningCLI.subcommands().items() if name != "predict"}
 
-    def _parse_ckpt_path(self) -> None:
-        """Not Lightning's way, where a checkpoint's settings beat the command line; see :func:`with_settings_of`."""
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        """Checkpoints hold tensors and plain values: nothing in one is ever run as code."""
+        return {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse; what is wrong is one line.
+
+        Raises:
+            ValueError: naming the option, or the file and the key, and what to do.
+        """
+        words = [str(arg) for arg in args or ()]
+        if words and not words[0].startswith("-") and words[0] not in self._subcommand_parsers:
+            raise ValueError(f"{words[0]}: no such command; use one of {', '.join(self._subcommand_parsers)}")
+        try:
+            super().parse_arguments(parser, args)
+        except ArgumentError as error:
+            if not words or words[0].startswith("-"):
+                commands = ", ".join(self._subcommand_parsers)
+                raise ValueError(f"no command given; start with one of {commands}, then the options") from error
+            options = self._subcommand_parsers[words[0]]._option_string_actions
+            raise ValueError(explain(str(error), words, options)) from error
+
+    def after_instantiate_classes(self) -> None:
+        """Refuse a checkpoint that does not fit the model, before data is looked at and anything is written.
+
+        Raises:
+            ValueError: the file is damaged, of another method, or was trained with other settings.
+        """
+        path = self._get(self.config, "ckpt_path")
+        paths = [Path(path)] if path and path != "last" else []
+        if path == "last":
+            checkpoints = [c for c in self.trainer.callbacks if isinstance(c, ModelCheckpoint)]  # type: ignore[attr-defined]
+            paths = [Path(checkpoint.dirpath or "") / "last.ckpt" for checkpoint in checkpoints]
+        for file in filter(Path.is_file, dict.fromkeys(paths)):
+            checkpoint = read_checkpoint(str(file))
+            check_method(checkpoint, self.model, str(file))
+            own, saved = self.model.state_dict(), checkpoint["state_dict"]
+            if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in saved.items()}:
+                settings = checkpoint["hyper_parameters"].items()
+                changed = [f"{k}={v}" for k, v in settings if k in self.model.hparams and self.model.hparams[k] != v]
+                raise ValueError(
+                    f"{file}: does not fit this model, it was trained with {', '.join(changed) or 'another version'}; "
+                    "set the same again, or choose another RUN (trainer.default_root_dir)"
+                )
 
 
 def with_settings_of(args: Sequence[str]) -> list[str]:
@@ -40,24 +87,51 @@ def with_settings_of(args: Sequence[str]) -> list[str]:
         FileNotFoundError: there is no such checkpoint.
     """
     args = list(args)
-    path = next((arg.partition("=")[2] for arg in args if arg.startswith("--ckpt_path=")), None)
+    path = next((value for _, value in option_values(args, "--ckpt_path")), None)
     if not args or args[0] == "fit" or path is None:
         return args  # a resumed training is described by its configuration
     if not Path(path).is_file():
         raise FileNotFoundError(f"--ckpt_path={path}: no such file; train first, or set CKPT to a checkpoint")
     checkpoint = read_checkpoint(path)
-    places = [index for index, arg in enumerate(args) if arg == "--config"]
-    for index in places:
-        configured = (yaml.safe_load(Path(args[index + 1]).read_text()) or {}).get("model", {}).get("class_path")
+    files = list(option_values(args, "--config", "-c"))
+    for _, file in files:
+        configured = _class_path(file)
         if configured is not None and configured.rpartition(".")[2] != checkpoint["method"]:
             raise ValueError(
-                f"--ckpt_path={path}: a checkpoint of {checkpoint['method']}, but {args[index + 1]} asks for "
-                f"{configured}; choose METHOD or CKPT to match"
+                f"--ckpt_path={path}: a checkpoint of {checkpoint['method']}, but {file} asks for {configured}; "
+                "choose METHOD or CKPT to match"
             )
     settings = {name: value for name, value in checkpoint["hyper_parameters"].items() if not name.startswith("_")}
     model = {"model": {"class_path": f"lightning_vos.{checkpoint['method']}", "init_args": settings}}
-    end = places[-1] + 2 if places else 1
+    end = files[-1][0] if files else 1
     return [*args[:end], "--config", json.dumps(model), *args[end:]]
+
+
+def _class_path(file: str) -> str | None:
+    """The method that a configuration file names, if it does; what is wrong with the file is said when it is parsed."""
+    try:
+        config = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        return str(config["model"]["class_path"])
+    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        return None
+
+
+def quieten() -> None:
+    """Drop what PyTorch and Lightning say to developers, and advertisements; a user can act on nothing of it."""
+    for message in (
+        ".*does not have many workers.*",  # two are plenty for clips of this size, and a video decodes its own frames
+        ".*exists and is not empty.*",  # that is how a run is continued
+        ".*LightningCLI's args parameter is intended.*",
+        ".*there is no last checkpoint available.*",  # that is how a run begins
+        ".*`isinstance.treespec, LeafSpec.`.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
+        logging.getLogger(name).addFilter(_is_news)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(("\N{ELECTRIC LIGHT BULB} Tip", "TPU available", "HPU available"))
 
 
 def main(args: Sequence[str] | None = None) -> VOSCLI:
@@ -72,12 +146,7 @@ def main(args: Sequence[str] | None = None) -> VOSCLI:
     Raises:
         ValueError, FileNotFoundError, MisconfigurationException: a mistake in configuration or data.
     """
-    # PyTorch and Lightning speak to developers here; nothing that a user of this project can act on.
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
-    warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter is intended.*")
-    warnings.filterwarnings("ignore", message=".*there is no last checkpoint available.*")
-    warnings.filterwarnings("ignore", message=".*`isinstance.treespec, LeafSpec.`.*")
+    quieten()
     return VOSCLI(
         VOSModule,
         LightningDataModule,
@@ -85,7 +154,11 @@ def main(args: Sequence[str] | None = None) -> VOSCLI:
         subclass_mode_data=True,
         auto_configure_optimizers=False,
         save_config_kwargs={"overwrite": True},
-        parser_kwargs={"parser_mode": "omegaconf+", "allow_abbrev": False},
+        parser_kwargs={
+            "parser_mode": "omegaconf+",
+            "exit_on_error": False,
+            **{name: {"exit_on_error": False} for name in VOSCLI.subcommands()},
+        },
         args=with_settings_of(sys.argv[1:] if args is None else args),
     )
 
@@ -94,12 +167,19 @@ def run() -> None:
     """Entry point: a user's mistake is one line on standard error and exit status 2, never a traceback."""
     try:
         main()
-    except (ValueError, FileNotFoundError, MisconfigurationException) as error:
+    except (ValueError, OSError, MisconfigurationException) as error:
         if os.environ.get("VOS_TRACEBACK"):
             raise
-        message = " ".join(str(error).split())
-        sys.stderr.write(f"error: {message}\n(VOS_TRACEBACK=1 shows where)\n")
+        sys.stderr.write(f"error: {last_message(error)}\n(VOS_TRACEBACK=1 shows where)\n")
         sys.exit(2)
+
+
+def last_message(error: Exception) -> str:
+    """The message in one line; of an error in a loader's process, what comes after the traceback in it."""
+    text = str(error)
+    if " in DataLoader worker process " in text:
+        text = text.rpartition(f"\n{type(error).__name__}: ")[2]
+    return " ".join(text.split())
 
 
 if __name__ == "__main__":

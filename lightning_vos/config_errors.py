@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from importlib import import_module
 from inspect import signature
+from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import yaml
 
@@ -37,55 +38,129 @@ def explain(message: str, args: Sequence[str], options: Iterable[str]) -> str:
     """Boil the parser's message down to the key, what is wrong with it, and what to do.
 
     Args:
-        message: of the parser; possibilities that do not fit are nested in it by indentation, the likeliest one first.
+        message: of the parser. What it tried in vain is nested in it by indentation, the likeliest first.
         args: the command line, which names the configuration files.
         options: all options of the subcommand, such as ``--trainer.max_steps``.
 
     Returns:
-        One line that starts with the option or with the file and its key.
+        One line that starts with the option, or with the file and the key in it.
     """
-    files = [Path(value) for _, value in option_values(args, "--config", "-c")]
+    files = [Path(value) for _, value in option_values(args, "--config", "-c") if Path(value).is_file()]
+    options = [option for option in options if option.startswith("--")]
     if message.startswith("Problems parsing config"):
-        return next(filter(None, map(_yaml_error, files)), " ".join(message.split()))
-    names = [option.removeprefix("--") for option in options]
+        return next(filter(None, map(_yaml_error, files)), _line(message))
     if match := re.match(r"unrecognized arguments: (\S+)", message):
-        return f"{match[1]}: no such option{_similar(match[1].partition('=')[0], [f'--{name}' for name in names])}"
-
+        return f"{match[1]}: no such option{_similar(match[1].partition('=')[0], options) or ', see --help'}"
     keys, owner, problem, value = _innermost(message)
     if match := re.match(r"(?:Group '(.+)' does not accept option|Option) '(.+?)'", problem):
-        keys += [key for key in match.groups() if key]
-        key = ".".join(keys)
-        known = _parameters(owner) if owner else {name.rpartition(".")[2] for name in names}
-        problem = f"{owner or 'there'} has no such option" if owner else "no such option"
-        problem += _similar(keys[-1], known) or (f"; see --{keys[0]}.help={owner}" if owner else "; see --help")
-        return f"{_origin(key, None, args, files)}: {problem}"
+        keys = [*keys, *filter(None, match.groups())]
+        known = _parameters(owner) if owner else [option.removeprefix("--").split(".")[-1] for option in options]
+        problem = f"{owner} has no such option" if owner else "no such option"
+        problem += _similar(keys[-1], known) or (f"; choose from {', '.join(known)}" if owner else ", see --help")
+        return _origin(keys, None, args, files) + problem
     if match := re.match(r"module '(.+)' has no attribute '(.+)'", problem):
-        problem = f"there is no {match[1]}.{match[2]}; choose from {', '.join(_public(match[1]))}"
-    elif value is not None:
-        quoted = f"; write it in quotes: '{value}'" if f"'{value}'" in problem else ""
-        problem = f"got {value}, {problem}{quoted}"
-    return f"{_origin('.'.join(keys), value, args, files)}: {problem}" if keys else problem
+        problem = f"there is no {match[2]} in {match[1]}; choose from {', '.join(_public(match[1]))}"
+        return _origin(keys, f"{match[1]}.{match[2]}", args, files) + problem
+    origin = _origin(keys, value, args, files)
+    if value is not None and problem.startswith("expected"):
+        quotes = f"; write it in quotes, '{value}'" if f"'{value}'" in problem else ""
+        problem = f"{'' if origin.endswith(f'={value}: ') else f'got {value}, '}{problem}{quotes}"
+    return origin + problem
 
 
-def _innermost(message: str) -> tuple[list[str], str, str, str | None]:
-    """Path of keys, class that was asked, the first complaint found there, and the value it is about."""
+class _Complaint(NamedTuple):
+    """The path of keys, the class that was given there, what is wrong, and the value it is about."""
+
+    keys: list[str]
+    owner: str
+    problem: str
+    value: str | None
+
+
+def _innermost(message: str) -> _Complaint:
     keys: list[str] = []
     owner = ""
-    lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
+    lines = message.splitlines()
     for number, line in enumerate(lines):
-        if match := re.match(r'Parser key "(.+?)":\s*(.*)', line):
-            keys.append(match[1])
-            line = match[2]
-        elif match := re.match(r"Problem with given class_path '(.+)':", line):
+        text = line.strip().removeprefix("- ")
+        if match := re.match(r'Parser key "(.+?)":\s*(.*)', text):
+            keys += match[1].split(".")
+            text = match[2]
+        elif match := re.match(r"Problem with given class_path '(.+)':", text):
             owner = match[1]
             continue
-        if not line or line.startswith(_HEADINGS):
+        if not text or text.startswith(_HEADINGS):
             continue
-        line, _, value = line.partition(". Got value: ")
+        problem, _, value = text.partition(". Got value: ")
         rest = lines[number + 1 :]
-        if line.startswith("Expected"):
-            others = [other for other in rest[: rest.index("")] if False]
-            line = _expected([line, *others])
-        given = next((other.removeprefix("Given value: ") for other in rest if other.startswith("Given value: ")), None)
-        return keys, owner, line, value or given
-    return keys, owner, " ".join(message.split()), None
+        if not value:
+            value = next((other.partition(": ")[2] for other in rest if "Given value: " in other), "")
+            value = re.sub(r"^NestedArg\(key='.*?', val=(.*)\)$", r"\1", value).strip("'")
+        return _Complaint(keys, owner, _plain(" or ".join([problem, *_others(line, rest)])), value or None)
+    return _Complaint(keys, owner, _line(message), None)
+
+
+def _others(line: str, rest: Sequence[str]) -> list[str]:
+    """Types that would do as well: they stand below each other in a list."""
+    bullet, expected, _ = line.partition("Expected ")
+    if not expected or "- " not in bullet:
+        return []
+    return [
+        other.removeprefix(bullet + expected) for other in takewhile(lambda x: x.startswith(bullet + expected), rest)
+    ]
+
+
+def _plain(problem: str) -> str:
+    """Types as a user knows them."""
+    problem = re.sub(r"\ban? <class '(?:NoneType)'>", "null", problem)
+    problem = re.sub(r"\ban? <class '(?:\w+\.)*(\w+)'>", r"\1", problem)
+    problem = re.sub(r"\ba typing\.Literal\[(.*?)\]", r"one of \1", problem)
+    return re.sub(r"^Expected", "expected", problem)
+
+
+def _origin(keys: Sequence[str], value: str | None, args: Sequence[str], files: Sequence[Path]) -> str:
+    """``--model.lr=fast: `` or ``experiments/x.yaml: model.lr: ``; the last one counts, options after files."""
+    if not keys:
+        return ""
+    key = ".".join(keys)
+    for arg in reversed(args):
+        name, equals, given = arg.partition("=")
+        if name.startswith("--") and equals and (name.replace(".init_args.", ".") == f"--{key}" or given == value):
+            return f"{arg}: "
+    name, text = re.escape(keys[-1]), re.escape(value or "")
+    for pattern in (rf"\b{name}['\"]?\s*:\s*['\"]?{text}", text or name, name):
+        for file in reversed(files):
+            if re.search(pattern, file.read_text(encoding="utf-8")):
+                return f"{file}: {key}: "
+    return f"{key}: "
+
+
+def _similar(name: str, known: Iterable[str]) -> str:
+    similar = get_close_matches(name, list(known), n=1)
+    return f"; did you mean {similar[0]}?" if similar else ""
+
+
+def _parameters(class_path: str) -> list[str]:
+    """Names of what the constructor of a class takes, its bases' included."""
+    module, _, name = class_path.rpartition(".")
+    bases = getattr(import_module(module), name).__mro__[:-1]
+    names = dict.fromkeys(name for base in bases for name in signature(base).parameters)
+    return [name for name in names if name not in ("self", "args", "kwargs")]
+
+
+def _public(module: str) -> list[str]:
+    loaded = import_module(module)
+    return [name for name in getattr(loaded, "__all__", []) if isinstance(getattr(loaded, name), type)]
+
+
+def _yaml_error(file: Path) -> str | None:
+    try:
+        yaml.safe_load(file.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        return f"{file}{f', line {mark.line + 1}' if mark else ''}: not valid YAML: {problem or _line(str(error))}"
+    return None
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())

@@ -24,10 +24,18 @@ export PYTHONUNBUFFERED := 1
 export OMP_WAIT_POLICY ?= passive
 
 # The one place that fixes the order of the layers: a later file goes over an earlier one.
-recipe = $(or $(wildcard experiments/$(METHOD)/$(1)/model.yaml experiments/$(METHOD)/$(1)/$(2).yaml),$(error RECIPE=$(1): no folder experiments/$(METHOD)/$(1)))
+recipe = $(wildcard experiments/$(METHOD)/$(1)/model.yaml experiments/$(METHOD)/$(1)/$(2).yaml)
 layers = $(patsubst %,experiments/%.yaml,base $(1) data/$(DATA) $(METHOD)/model $(METHOD)/$(1)) $(foreach r,$(RECIPE),$(call recipe,$(r),$(1)))
 fit    = $(BIN)/python -m lightning_vos fit $(addprefix --config ,$(call layers,$(1))) \
 	--data.root=$(DATA_ROOT) --trainer.default_root_dir=runs/$(RUN)/$(1) --trainer.precision=$(PRECISION) --ckpt_path=last
+
+one_of = $(if $(filter-out $(2),$(or $($(1)),nothing)),$(error $(1)=$($(1)): choose from $(2)))
+ifneq ($(filter train static video eval,$(MAKECMDGOALS)),)
+$(call one_of,METHOD,$(patsubst experiments/%/model.yaml,%,$(wildcard experiments/*/model.yaml)))
+$(call one_of,DATA,$(patsubst experiments/data/%.yaml,%,$(wildcard experiments/data/*.yaml)))
+$(call one_of,STAGE,static video all)
+$(if $(RECIPE),$(call one_of,RECIPE,$(patsubst experiments/$(METHOD)/%/,%,$(dir $(wildcard experiments/$(METHOD)/*/model.yaml)))))
+endif
 
 .PHONY: help train static video eval test lint format clean
 .DEFAULT_GOAL := help

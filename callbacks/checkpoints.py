@@ -19,12 +19,14 @@ class LastCheckpoint(ModelCheckpoint):
     """
 
     def __init__(self, dirpath: str, every_n_train_steps: int = 500) -> None:
-        super().__init__(dirpath, filename="last", every_n_train_steps=every_n_train_steps, enable_version_counter=False)
+        super().__init__(
+            dirpath, filename="last", every_n_train_steps=every_n_train_steps, enable_version_counter=False
+        )
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The number of steps need not be a multiple of the interval."""
         if self._last_global_step_saved != trainer.global_step:
-            trainer.save_checkpoint(Path(self.dirpath or "") / "last.ckpt")
+            trainer.save_checkpoint(Path(self.dirpath or "") / "last.ckpt", weights_only=False)
 
 
 class BestCheckpoint(ModelCheckpoint):

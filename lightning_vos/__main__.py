@@ -41,7 +41,7 @@ class VOSCLI(LightningCLI):
         Raises:
             ValueError: naming the option, or the file and the key, and what to do.
         """
-        words = [str(arg) for arg in args or ()]
+        words = list(args) if isinstance(args, list) else []
         if words and not words[0].startswith("-") and words[0] not in self._subcommand_parsers:
             raise ValueError(f"{words[0]}: no such command; use one of {', '.join(self._subcommand_parsers)}")
         try:
@@ -52,6 +52,23 @@ class VOSCLI(LightningCLI):
                 raise ValueError(f"no command given; start with one of {commands}, then the options") from error
             options = self._subcommand_parsers[words[0]]._option_string_actions
             raise ValueError(explain(str(error), words, options)) from error
+
+    def _parse_ckpt_path(self) -> None:
+        """Not Lightning's way, where a checkpoint's settings beat the command line; see :func:`with_settings_of`."""
+
+    def instantiate_classes(self) -> None:
+        """Build model, data and trainer.
+
+        Raises:
+            ValueError: as a constructor said it, without the parser's wrapping.
+        """
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            cause: BaseException = error
+            while cause.__cause__ is not None and str(cause).startswith(("Does not validate", "Parser key")):
+                cause = cause.__cause__
+            raise cause from error
 
     def after_instantiate_classes(self) -> None:
         """Refuse a checkpoint that does not fit the model, before data is looked at and anything is written.
@@ -87,7 +104,7 @@ def with_settings_of(args: Sequence[str]) -> list[str]:
         FileNotFoundError: there is no such checkpoint.
     """
     args = list(args)
-    path = next((value for _, value in option_values(args, "--ckpt_path")), None)
+    path = next((value for _, value in reversed(list(option_values(args, "--ckpt_path")))), None)
     if not args or args[0] == "fit" or path is None:
         return args  # a resumed training is described by its configuration
     if not Path(path).is_file():
@@ -121,6 +138,7 @@ def quieten() -> None:
     for message in (
         ".*does not have many workers.*",  # two are plenty for clips of this size, and a video decodes its own frames
         ".*exists and is not empty.*",  # that is how a run is continued
+        ".*The dirpath has changed from.*",  # an evaluation has a folder of its own
         ".*LightningCLI's args parameter is intended.*",
         ".*there is no last checkpoint available.*",  # that is how a run begins
         ".*`isinstance.treespec, LeafSpec.`.*",
@@ -147,6 +165,7 @@ def main(args: Sequence[str] | None = None) -> VOSCLI:
         ValueError, FileNotFoundError, MisconfigurationException: a mistake in configuration or data.
     """
     quieten()
+    strict = {"exit_on_error": False, "allow_abbrev": False}
     return VOSCLI(
         VOSModule,
         LightningDataModule,
@@ -156,8 +175,8 @@ def main(args: Sequence[str] | None = None) -> VOSCLI:
         save_config_kwargs={"overwrite": True},
         parser_kwargs={
             "parser_mode": "omegaconf+",
-            "exit_on_error": False,
-            **{name: {"exit_on_error": False} for name in VOSCLI.subcommands()},
+            **strict,
+            **{name: strict for name in VOSCLI.subcommands()},
         },
         args=with_settings_of(sys.argv[1:] if args is None else args),
     )

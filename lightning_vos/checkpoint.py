@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +45,7 @@ def read_checkpoint(path: str) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         missing = {"method", "state_dict", "hyper_parameters"} - set(checkpoint)
-    except (RuntimeError, EOFError, TypeError, pickle.UnpicklingError) as error:
+    except Exception as error:  # bytes that are something else make the unpickler fail in any way
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(
             f"{path}: cannot be read as a checkpoint ({reason}); it is damaged or something else"

@@ -235,6 +235,7 @@ class VOSModule(LightningModule):
             losses = {"cross_entropy": cross_entropy, "dice": dice, **self.auxiliary_losses(labels)}
         loss = torch.stack(list(losses.values())).sum()
         self.log("train/loss", loss, prog_bar=True, batch_size=batch_size)
+        self.log("train/lr", self.lr * self.lr_factor(self.progress), batch_size=batch_size)
         self.log_dict({f"train/{name}": value for name, value in losses.items()}, batch_size=batch_size)
         return loss
 

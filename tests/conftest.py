@@ -31,6 +31,8 @@ SMALL: dict[str, dict[str, Any]] = {
     },
 }
 
+METHODS = [name for name in lightning_vos.__all__ if name != "VOSModule"]
+
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:

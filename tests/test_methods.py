@@ -7,16 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SMALL, small, squares
+from conftest import METHODS, SMALL, small, squares
 from torch import Tensor
 
-import lightning_vos
 from lightning_vos import VOSModule
 from lightning_vos.functional import one_hot
 from lightning_vos.memory import SequenceState
 from lightning_vos.types import Clip, ClipBatch
 
-METHODS = [name for name in lightning_vos.__all__ if name != "VOSModule"]
 pytestmark = pytest.mark.parametrize("method", METHODS)
 
 

@@ -1,0 +1,196 @@
+"""Every method's folder in experiments/ composes, trains both stages, hands over its weights and is evaluated."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+import yaml
+from conftest import SMALL
+from PIL import Image
+from tiny_runs import (
+    DATA,
+    METHODS,
+    ROOT,
+    class_name,
+    commands,
+    recipes,
+    small_model,
+    started,
+    tiny,
+    training,
+    write_tiny_demo,
+)
+
+from lightning_vos.__main__ import VOSCLI, main
+from lightning_vos.config_errors import option_values
+
+STAGES = ("static", "video")
+SUMMARY = r"J&F \d\.\d{3}  J \d\.\d{3}  F \d\.\d{3}  \(copied first mask \d\.\d{3}\)  \d+\.\d FPS on \S.*"
+
+# Data files hold nothing of the model and recipes nothing of where data lies: no need to cross all with all.
+COMPOSED = [(m, s, r, "demo") for m in METHODS for s in STAGES for r in recipes(m)]
+COMPOSED += [(m, s, "", d) for m in METHODS for s in STAGES for d in DATA if d != "demo"]
+
+
+class Runs(NamedTuple):
+    """One run of each stage and an evaluation, with what they printed."""
+
+    method: str
+    folder: Path
+    static: VOSCLI
+    video: VOSCLI
+    evaluation: VOSCLI
+    printed: dict[str, str]
+
+    def state(self, stage: str) -> dict[str, Any]:
+        return torch.load(self.folder / stage / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+
+@pytest.fixture(autouse=True)
+def _in_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("sys.argv", ["lightning_vos"])
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_demo(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module", params=METHODS)
+def runs(request: pytest.FixtureRequest, demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    """As ``make train`` does it, with the smallest network."""
+    method, folder = request.param, tmp_path_factory.mktemp("runs")
+    clis: dict[str, VOSCLI] = {}
+    printed: dict[str, str] = {}
+    for stage in STAGES:
+        (command,) = commands(stage, f"METHOD={method}", "DATA=demo", f"RUN={folder.name}")
+        weights = [f"--model.weights={folder}/static/checkpoints/last.ckpt"] if stage == "video" else []
+        args = [*command, *small_model(method), *tiny(demo, folder / stage), *training(), *weights]
+        clis[stage], printed[stage] = started(args)
+    (command,) = commands("eval", f"METHOD={method}", "DATA=demo", f"CKPT={folder}/video/checkpoints/last.ckpt")
+    clis["eval"], printed["eval"] = started([*command, *tiny(demo, folder / "eval")])
+    return Runs(method, folder, clis["static"], clis["video"], clis["eval"], printed)
+
+
+@pytest.mark.parametrize(("method", "stage", "recipe", "data"), COMPOSED)
+def test_layers_compose(method: str, stage: str, recipe: str, data: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (command,) = commands(stage, f"METHOD={method}", f"DATA={data}", f"RECIPE={recipe}", "ARGS=--data.seed=77")
+    files = [value for _, value in option_values(command, "--config")]
+    for name in ("base", stage, f"data/{data}", f"{method}/model", f"{method}/{stage}"):
+        assert f"experiments/{name}.yaml" in files
+    for name in recipe.split():
+        assert f"experiments/{method}/{name}/model.yaml" in files
+    with pytest.raises(SystemExit) as stopped:
+        main([*command, "--print_config"])
+    assert stopped.value.code == 0
+    config = dict(leaves(yaml.safe_load(capsys.readouterr().out)))
+    expected: dict[tuple[str, ...], Any] = {}
+    for file in files:  # a later one goes over an earlier one
+        expected.update(leaves(yaml.safe_load(Path(file).read_text())))
+    expected["data", "init_args", "seed"] = 77
+    expected["trainer", "default_root_dir"] = f"runs/{method}-{data}{_suffix(recipe, data)}/{stage}"
+    assert {key: config[key] for key in expected} == expected
+
+
+def leaves(tree: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Values with their keys; of a list of settings the length, of a reference to another value nothing."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from leaves(value, (*path, key))
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            yield (*path, key), len(value)
+        elif "${" not in str(value):
+            yield (*path, key), value
+
+
+def _suffix(recipe: str, data: str) -> str:
+    return f"-{recipe.split()[0]}" if recipe and data != "demo" else ""
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_training_leaves_everything_behind(runs: Runs, stage: str) -> None:
+    folder, cli = runs.folder / stage, getattr(runs, stage)
+    assert cli.trainer.global_step == 1
+    assert type(cli.model).__name__ == class_name(runs.method)
+    assert (folder / "checkpoints" / "last.ckpt").is_file()
+    assert (folder / "checkpoints" / "best.ckpt").is_file()
+    assert {path.name for path in (folder / "results").iterdir()} == {
+        "global_results-val.csv",
+        "per-sequence_results-val.csv",
+    }
+    pictures = sorted((folder / "pictures").glob("*.png"))
+    assert [path.stem for path in pictures] == sorted(cli.datamodule.val_set.names)
+    with Image.open(pictures[0]) as picture:
+        assert picture.height > 2 * 48  # prediction above ground truth
+    saved = yaml.safe_load((folder / "config.yaml").read_text())
+    assert saved["data"]["init_args"]["crop"] == 48
+    assert saved["trainer"]["max_steps"] == 1
+    metrics = cli.trainer.callback_metrics
+    for name in ("train/loss", *(f"val/{key}" for key in ("J&F", "J", "F", "J&F_copied_first_mask", "FPS"))):
+        assert torch.isfinite(metrics[name]), name
+
+
+@pytest.mark.parametrize("stage", ["static", "video", "eval"])
+def test_last_line_has_the_figures(runs: Runs, stage: str) -> None:
+    lines = runs.printed[stage].rstrip().splitlines()
+    assert re.fullmatch(SUMMARY, lines[-1].rstrip()), lines[-1]
+    with (runs.folder / stage / "results" / "global_results-val.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert lines[-1].startswith(f"J&F {float(row['J&F-Mean']):.3f}  J {float(row['J-Mean']):.3f}  ")
+
+
+def test_video_stage_starts_from_the_static_weights(runs: Runs, demo: Path, tmp_path: Path) -> None:
+    (command,) = commands("video", f"METHOD={runs.method}", "DATA=demo", "RECIPE=", "WEIGHTS=x.ckpt")
+    assert "--model.weights=x.ckpt" in command
+    weights = f"--model.weights={runs.folder}/static/checkpoints/last.ckpt"
+    args = [*command, *small_model(runs.method), *tiny(demo, tmp_path), *training(), "--trainer.limit_val_batches=0"]
+    started([*args, weights, "--model.lr=0"])  # a step that changes nothing
+    now = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    static, video = runs.state("static"), runs.state("video")
+    assert now["global_step"] == 1
+    assert all(torch.equal(now["state_dict"][name], static[name]) for name in static)
+    assert any(not torch.equal(video[name], static[name]) for name in static)  # the real run has moved on
+
+
+def test_evaluation_builds_the_network_of_the_checkpoint(runs: Runs) -> None:
+    # `make eval` names no recipe: without the checkpoint's settings this would be the full-size network.
+    trained = runs.video.model.state_dict()
+    assert {name: value.shape for name, value in runs.evaluation.model.state_dict().items()} == {
+        name: value.shape for name, value in trained.items()
+    }
+    results = [
+        (runs.folder / stage / "results" / f"{kind}_results-val.csv").read_text()
+        for kind in ("global", "per-sequence")
+        for stage in ("video", "eval")
+    ]
+    assert results[0] == results[1]
+    assert results[2] == results[3]
+
+
+def test_options_go_over_the_settings_of_the_checkpoint(runs: Runs, demo: Path, tmp_path: Path) -> None:
+    (command,) = commands("eval", f"METHOD={runs.method}", f"CKPT={runs.folder}/video/checkpoints/last.ckpt")
+    changes = {"lr": 0.25, **({"top_k": 5} if "top_k" in runs.video.model.hparams else {})}
+    options = [f"--model.{name}={value}" for name, value in changes.items()]
+    cli, _ = started([*command, *tiny(demo, tmp_path), "--trainer.limit_val_batches=1", *options])
+    hparams = dict(cli.model.hparams)
+    assert {name: hparams[name] for name in changes} == changes
+    kept = {name: value for name, value in SMALL[class_name(runs.method)].items() if name not in changes}
+    assert {name: hparams[name] for name in kept} == kept
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_full_size(method: str, demo: Path, tmp_path: Path) -> None:
+    (command,) = commands("video", f"METHOD={method}", "DATA=demo", "RECIPE=")
+    args = [*command, *tiny(demo, tmp_path), *training(1), "--trainer.limit_val_batches=1", "--data.crop=64"]
+    # Half a gigabyte of checkpoints would take longer than the rest.
+    cli, _ = started([*args, "--trainer.callbacks=null", "--trainer.enable_checkpointing=false", "--ckpt_path=null"])
+    assert cli.trainer.global_step == 1
+    assert torch.isfinite(cli.trainer.callback_metrics["train/loss"])
+    assert sum(parameter.numel() for parameter in cli.model.parameters()) > 20e6

@@ -1,0 +1,79 @@
+"""Who may import whom: methods know nothing of data and of measuring, and nothing of each other."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("lightning_vos", "datamodules", "callbacks", "experiments", "benchmarks", "tests")
+FILES = sorted(path for package in PACKAGES[:3] for path in (ROOT / package).rglob("*.py"))
+
+
+def imported(source: str, module: str) -> set[str]:
+    """Full names of everything that a module imports anywhere, also inside functions and for type checkers.
+
+    ``from a.b import c`` counts as ``a.b.c``, since ``c`` may be a module.
+    """
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(module.split(".")[: -node.level]) + "." if node.level else ""
+            names |= {f"{base}{node.module or ''}".rstrip(".") + f".{alias.name}" for alias in node.names}
+    return {name for name in names if name.split(".")[0] in PACKAGES}
+
+
+def forbidden(name: str, module: str) -> bool:
+    """Whether ``module`` (dotted) may not import ``name`` (dotted)."""
+    package, target = module.split(".")[0], name.split(".")[0]
+    if package == target == "lightning_vos":
+        theirs, own = ((*parts.split("."), "", "")[1:3] for parts in (name, module))
+        return own[0] == theirs[0] == "methods" and own[1] not in ("", "__init__") and own[1] != theirs[1]
+    if package == "datamodules" and target == "lightning_vos":
+        return not name.startswith("lightning_vos.types")
+    allowed = {
+        "lightning_vos": {"lightning_vos"},
+        "datamodules": {"datamodules"},
+        "callbacks": {"callbacks", "lightning_vos"},
+    }
+    return target not in allowed[package]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_dependencies_point_one_way(path: Path) -> None:
+    module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    assert not {name for name in imported(path.read_text(), module) if forbidden(name, module)}
+
+
+@pytest.mark.parametrize(
+    ("module", "line", "wrong"),
+    [
+        ("lightning_vos.module", "from datamodules import VideoDataModule", True),
+        ("lightning_vos.module", "def f():\n    import callbacks.fps", True),
+        ("lightning_vos.module", "from lightning_vos.types import Clip", False),
+        ("lightning_vos.methods.remn.module", "from lightning_vos.methods.stcn.network import Decoder", True),
+        ("lightning_vos.methods.remn.module", "from lightning_vos.methods import stcn", True),
+        ("lightning_vos.methods.remn.module", "from ..stcn import STCN", True),
+        ("lightning_vos.methods.remn.module", "from .memory import Bank", False),
+        ("lightning_vos.methods.remn.module", "from lightning_vos.methods.remn.memory import Bank", False),
+        ("lightning_vos.methods.remn.module", "from lightning_vos.blocks.decoder import MaskDecoder", False),
+        ("datamodules.base", "from lightning_vos.types import Clip", False),
+        ("datamodules.base", "from lightning_vos.functional import one_hot", True),
+        ("datamodules.base", "from lightning_vos import REMN", True),
+        ("datamodules.base", "from callbacks import FPSLogger", True),
+        ("callbacks.fps", "from lightning_vos.metrics import JAndF", False),
+        ("callbacks.fps", "from datamodules.images import read_image", True),
+        ("callbacks.fps", "import tests.reference", True),
+        ("callbacks.fps", "import torch", False),
+    ],
+)
+def test_the_rules_themselves(module: str, line: str, wrong: bool) -> None:
+    assert any(forbidden(name, module) for name in imported(line, module)) is wrong
+
+
+def test_the_files_are_found() -> None:
+    assert {path.parent.name for path in FILES} >= {"lightning_vos", "remn", "blocks", "datamodules", "callbacks"}

@@ -1,0 +1,94 @@
+"""Real runs of the command line, small enough for a test: what the Makefile would start, on a few tiny videos."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import SMALL
+
+from datamodules.demo import write_demo
+from lightning_vos.__main__ import VOSCLI, main
+
+ROOT = Path(__file__).resolve().parents[1]
+EXPERIMENTS = ROOT / "experiments"
+METHODS = sorted(path.parent.name for path in EXPERIMENTS.glob("*/model.yaml"))
+DATA = sorted(path.stem for path in EXPERIMENTS.glob("data/*.yaml"))
+
+
+def recipes(method: str) -> list[str]:
+    """The ways to layer a method: as it is, each recipe alone, the default for the demo set."""
+    single = sorted(path.parent.name for path in (EXPERIMENTS / method).glob("*/model.yaml"))
+    return ["", *single, "small demo"]
+
+
+def write_tiny_demo(root: Path) -> Path:
+    """Four training and three validation videos, eight images, all of about 48 x 64 pixels."""
+    write_demo(
+        root,
+        size=(48, 64),
+        train_videos=4,
+        train_frames=6,
+        val_videos=3,
+        val_frames=5,
+        image_size=(64, 64),
+        images=8,
+    )
+    return root
+
+
+def make(*words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """``make -n``: what the Makefile would do."""
+    return subprocess.run(["make", "-n", *words], cwd=ROOT, check=check, capture_output=True, text=True)
+
+
+def commands(*words: str) -> list[list[str]]:
+    """Arguments after ``python -m lightning_vos`` of every command that ``make`` would start."""
+    lines = make("PRECISION=32-true", *words).stdout.replace("\\\n", " ").splitlines()
+    return [shlex.split(line.partition("-m lightning_vos ")[2]) for line in lines if "-m lightning_vos " in line]
+
+
+def class_name(method: str) -> str:
+    return str(yaml.safe_load((EXPERIMENTS / method / "model.yaml").read_text())["model"]["class_path"].split(".")[-1])
+
+
+def small_model(method: str) -> list[str]:
+    """Options of the smallest network of a method."""
+    return [f"--model.{name}={value}" for name, value in SMALL[class_name(method)].items()]
+
+
+def tiny(data: Path, out: Path, steps: int = 1) -> list[str]:
+    """Options that make any run a matter of a second: the whole of it on a CPU, in this process, without W&B."""
+    return [
+        f"--data.root={data}",
+        "--data.demo=false",
+        "--data.crop=48",
+        "--data.num_workers=0",
+        f"--trainer.default_root_dir={out}",
+        "--trainer.accelerator=cpu",
+        "--trainer.precision=32-true",
+        "--trainer.logger=false",
+        f"--trainer.max_steps={steps}",
+        f"--trainer.val_check_interval={steps}",
+        "--trainer.log_every_n_steps=1",
+    ]
+
+
+def training(clips: int = 2) -> list[str]:
+    """Options of the training data alone."""
+    return [f"--data.batch_size={clips}", "--data.clip_length=3"]
+
+
+def started(args: list[str]) -> tuple[VOSCLI, str]:
+    """Run the command line in this process, in the repository's root; it and what it printed."""
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+        patch.chdir(ROOT)
+        patch.setattr("sys.argv", ["lightning_vos"])
+        cli = main(args)
+    return cli, printed.getvalue()

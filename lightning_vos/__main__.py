@@ -74,14 +74,18 @@ class VOSCLI(LightningCLI):
         """Refuse a checkpoint that does not fit the model, before data is looked at and anything is written.
 
         Raises:
-            ValueError: the file is damaged, of another method, or was trained with other settings.
+            FileNotFoundError: there is no such file.
+            ValueError: it is damaged, of another method, or was trained with other settings.
         """
         path = self._get(self.config, "ckpt_path")
-        paths = [Path(path)] if path and path != "last" else []
         if path == "last":
-            checkpoints = [c for c in self.trainer.callbacks if isinstance(c, ModelCheckpoint)]  # type: ignore[attr-defined]
-            paths = [Path(checkpoint.dirpath or "") / "last.ckpt" for checkpoint in checkpoints]
-        for file in filter(Path.is_file, dict.fromkeys(paths)):
+            callbacks = [c for c in self.trainer.callbacks if isinstance(c, ModelCheckpoint)]  # type: ignore[attr-defined]
+            files = dict.fromkeys(Path(callback.dirpath or "") / "last.ckpt" for callback in callbacks)
+        elif path and not Path(path).is_file():
+            raise FileNotFoundError(f"--ckpt_path={path}: no such file; give a checkpoint, or last to continue a run")
+        else:
+            files = {Path(path): None} if path else {}
+        for file in filter(Path.is_file, files):
             checkpoint = read_checkpoint(str(file))
             check_method(checkpoint, self.model, str(file))
             own, saved = self.model.state_dict(), checkpoint["state_dict"]

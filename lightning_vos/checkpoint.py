@@ -46,7 +46,7 @@ def read_checkpoint(path: str) -> dict[str, Any]:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         missing = {"method", "state_dict", "hyper_parameters"} - set(checkpoint)
     except Exception as error:  # bytes that are something else make the unpickler fail in any way
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = str(error).strip().partition("\n")[0].partition(". ")[0] or type(error).__name__
         raise ValueError(
             f"{path}: cannot be read as a checkpoint ({reason}); it is damaged or something else"
         ) from error

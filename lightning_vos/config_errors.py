@@ -52,12 +52,9 @@ def explain(message: str, args: Sequence[str], options: Iterable[str]) -> str:
     if match := re.match(r"unrecognized arguments: (\S+)", message):
         return f"{match[1]}: no such option{_similar(match[1].partition('=')[0], options) or ', see --help'}"
     keys, owner, problem, value = _innermost(message)
-    if match := re.match(r"(?:Group '(.+)' does not accept option|Option) '(.+?)'", problem):
-        keys = [*keys, *filter(None, match.groups())]
-        known = _parameters(owner) if owner else [option.removeprefix("--").split(".")[-1] for option in options]
-        problem = f"{owner} has no such option" if owner else "no such option"
-        problem += _similar(keys[-1], known) or (f"; choose from {', '.join(known)}" if owner else ", see --help")
-        return _origin(keys, None, args, files) + problem
+    if match := re.match(r"(?:(?:Subcommand '.+'|Group '(.+)') does not accept o|O)ption '(.+?)'", problem):
+        keys = ".".join([*keys, *filter(None, match.groups())]).split(".")
+        return _unknown(keys, owner, [option.removeprefix("--") for option in options], args, files)
     if match := re.match(r"module '(.+)' has no attribute '(.+)'", problem):
         problem = f"there is no {match[2]} in {match[1]}; choose from {', '.join(_public(match[1]))}"
         return _origin(keys, f"{match[1]}.{match[2]}", args, files) + problem
@@ -66,6 +63,18 @@ def explain(message: str, args: Sequence[str], options: Iterable[str]) -> str:
         quotes = f"; write it in quotes, '{value}'" if f"'{value}'" in problem else ""
         problem = f"{'' if origin.endswith(f'={value}: ') else f'got {value}, '}{problem}{quotes}"
     return origin + problem
+
+
+def _unknown(keys: list[str], owner: str, names: list[str], args: Sequence[str], files: Sequence[Path]) -> str:
+    """The complaint about a key that nobody knows: ``names`` are those that the parser does."""
+    if owner:
+        known = _parameters(owner)
+        hint = _similar(keys[-1], known) or f"; choose from {', '.join(known)}"
+        return f"{_origin(keys, None, args, files)}{owner} has no such option{hint}"
+    tops = {name.split(".")[0] for name in names}
+    if keys[0] not in tops:
+        keys, names = keys[:1], sorted(tops)
+    return f"{_origin(keys, None, args, files)}no such option{_similar('.'.join(keys), names) or ', see --help'}"
 
 
 class _Complaint(NamedTuple):
@@ -103,11 +112,10 @@ def _innermost(message: str) -> _Complaint:
 def _others(line: str, rest: Sequence[str]) -> list[str]:
     """Types that would do as well: they stand below each other in a list."""
     bullet, expected, _ = line.partition("Expected ")
+    start = bullet + expected
     if not expected or "- " not in bullet:
         return []
-    return [
-        other.removeprefix(bullet + expected) for other in takewhile(lambda x: x.startswith(bullet + expected), rest)
-    ]
+    return [other.removeprefix(start) for other in takewhile(lambda other: other.startswith(start), rest)]
 
 
 def _plain(problem: str) -> str:

@@ -81,9 +81,11 @@ def l2_similarity(memory: Tensor, query: Tensor) -> Tensor:
     with torch.autocast(query.device.type, enabled=False):
         if query.dtype != torch.float64:
             memory, query = memory.float(), query.float()
-        offset = memory.pow(2).sum(-1).unsqueeze(1)
-        # One fused multiply-add over the (N, M) matrix, the largest tensor of the whole method.
-        return torch.baddbmm(offset, query, memory.transpose(1, 2), beta=-1, alpha=2) / memory.shape[-1] ** 0.5
+        scale = memory.shape[-1] ** -0.5
+        # |k|^2 rides along as one more channel: the (N, M) matrix, the largest tensor of the method, is written once.
+        memory = torch.cat([memory, memory.pow(2).sum(-1, keepdim=True)], dim=-1)
+        query = torch.cat([2 * scale * query, torch.full_like(query[..., :1], -scale)], dim=-1)
+        return query @ memory.transpose(1, 2)
 
 
 def topk_read(similarity: Tensor, values: Tensor, k: int) -> Tensor:

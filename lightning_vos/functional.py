@@ -82,10 +82,9 @@ def l2_similarity(memory: Tensor, query: Tensor) -> Tensor:
         if query.dtype != torch.float64:
             memory, query = memory.float(), query.float()
         scale = memory.shape[-1] ** -0.5
-        # |k|^2 rides along as one more channel: the (N, M) matrix, the largest tensor of the method, is written once.
-        memory = torch.cat([memory, memory.pow(2).sum(-1, keepdim=True)], dim=-1)
-        query = torch.cat([2 * scale * query, torch.full_like(query[..., :1], -scale)], dim=-1)
-        return query @ memory.transpose(1, 2)
+        offset = (scale * memory.pow(2).sum(-1)).unsqueeze(1)
+        # In place: the (N, M) matrix is the largest tensor of the whole method.
+        return ((2 * scale * query) @ memory.transpose(1, 2)).sub_(offset)
 
 
 def topk_read(similarity: Tensor, values: Tensor, k: int) -> Tensor:

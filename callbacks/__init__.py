@@ -6,7 +6,7 @@ from callbacks.fps import FPSLogger, device_name
 from callbacks.mask_images import MaskImages
 from callbacks.memory_statistics import MemoryStatistics
 from callbacks.palette import PALETTE, overlay, save_palette_png
-from callbacks.progress_lines import ProgressLines
+from callbacks.progress_lines import ProgressBar, ProgressLines
 from callbacks.run_summary import RunSummary
 from callbacks.wandb import AutoWandbLogger
 
@@ -19,6 +19,7 @@ __all__ = [
     "LastCheckpoint",
     "MaskImages",
     "MemoryStatistics",
+    "ProgressBar",
     "ProgressLines",
     "RunSummary",
     "device_name",

@@ -1,4 +1,4 @@
-"""Progress of a training whose output goes to a file, as it does under Slurm or nohup."""
+"""Progress of a run: a bar on a terminal, lines where the output goes to a file, as under Slurm or nohup."""
 
 from __future__ import annotations
 
@@ -8,7 +8,24 @@ from datetime import timedelta
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import RichProgressBar
 from rich.console import Console
+
+
+class ProgressBar(RichProgressBar):
+    """Lightning's bar, on a terminal only, without epochs (a run is one) and the number of the logger's version."""
+
+    def __init__(self) -> None:
+        super().__init__(refresh_rate=4)  # a second; the default of 100 keeps a core busy
+        if not sys.stdout.isatty():
+            self.disable()
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        """What is logged with ``prog_bar=True``."""
+        return {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return "Training"
 
 
 class ProgressLines(Callback):
@@ -26,6 +43,11 @@ class ProgressLines(Callback):
             raise ValueError(f"percent={percent} must be above 0 and at most 100")
         self.percent = percent
         self._clock: tuple[float, int] = (0.0, 0)
+        self._silent = False
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Look for a terminal; once a bar is running, the output no longer says that it is one."""
+        self._silent = not trainer.is_global_zero or sys.stdout.isatty()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
@@ -42,7 +64,7 @@ class ProgressLines(Callback):
         """Print when the next share is reached."""
         step, total = trainer.global_step, trainer.max_steps
         interval = max(1, round(total * self.percent / 100))
-        if not trainer.is_global_zero or sys.stdout.isatty() or step % interval or step == self._clock[1]:
+        if self._silent or step % interval or step == self._clock[1]:
             return
         now = time.monotonic()
         speed = (step - self._clock[1]) / max(1e-9, now - self._clock[0])

@@ -57,7 +57,7 @@ class VOSCLI(LightningCLI):
         """Not Lightning's way, where a checkpoint's settings beat the command line; see :func:`with_settings_of`."""
 
     def before_instantiate_classes(self) -> None:
-        """With several processes, let DDP look for parameters that a step leaves out, such as those of a closed gate."""
+        """With several processes, let DDP look for parameters that a step leaves out, such as a closed gate."""
         trainer = self._get(self.config, "trainer")
         if trainer.strategy in ("auto", "ddp") and (str(trainer.devices) != "1" or trainer.num_nodes > 1):
             trainer.strategy = "ddp_find_unused_parameters_true"
@@ -74,7 +74,7 @@ class VOSCLI(LightningCLI):
             cause: BaseException = error
             while cause.__cause__ is not None and str(cause).startswith(("Does not validate", "Parser key")):
                 cause = cause.__cause__
-            raise cause from error
+            raise cause from cause.__cause__
 
     def after_instantiate_classes(self) -> None:
         """Refuse a checkpoint that does not fit the model, before data is looked at and anything is written.

@@ -26,7 +26,9 @@ class Interruption(FrameCallback):
         self.moment, _, step = os.environ.get("VOS_TEST_KILL", "never 0").partition(" ")
         self.at = int(step)
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: ClipBatch, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: ClipBatch, batch_idx: int
+    ) -> None:
         checksum = zlib.crc32(batch.frames.numpy().tobytes() + batch.masks.numpy().tobytes())
         _note(trainer, "clips.txt", f"{trainer.global_step + 1} {checksum}")
 
@@ -64,5 +66,7 @@ def differences(one: Any, other: Any, path: str = "") -> list[str]:
             return [f"{path}: {sorted(map(str, one.keys() ^ other.keys()))}"]
         return [line for key in one for line in differences(one[key], other[key], f"{path}.{key}")]
     if isinstance(one, list | tuple) and isinstance(other, list | tuple) and len(one) == len(other):
-        return [line for i, (a, b) in enumerate(zip(one, other, strict=True)) for line in differences(a, b, f"{path}.{i}")]
+        return [
+            line for i, (a, b) in enumerate(zip(one, other, strict=True)) for line in differences(a, b, f"{path}.{i}")
+        ]
     return [] if one == other else [f"{path}: {one!r} and {other!r}"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shutil
@@ -13,12 +14,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rich
 import torch
 from PIL import Image
 from tiny_runs import METHODS, ROOT, commands, make, small_model, started, tiny, training, write_tiny_demo
 from torchvision.models import resnet18
 
-from lightning_vos.__main__ import run
+from lightning_vos.__main__ import main, run
 
 METHOD = "remn" if "remn" in METHODS else METHODS[0]
 
@@ -384,3 +386,28 @@ def test_make_train_of_one_stage(stage: str) -> None:
 def test_make_help_names_every_target() -> None:
     shown = subprocess.run(["make"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
     assert all(f"make {target} " in shown for target in ("train", "static", "video", "eval", "test", "lint"))
+
+
+# ---------------------------------------------------------------- what is printed
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_progress_is_a_bar_or_lines(
+    terminal: bool, demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Output(io.StringIO):
+        def isatty(self) -> bool:
+            return terminal
+
+    output = Output()
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("sys.argv", ["lightning_vos"])
+    monkeypatch.setattr("sys.stdout", output)
+    monkeypatch.setenv("TERM", "xterm")
+    rich.reconfigure()  # the console that all share must not remember another output
+    main([*arguments(demo, tmp_path), "--trainer.max_steps=2", "--trainer.limit_val_batches=0"])
+    printed = output.getvalue()
+    assert ("Training" in printed) is terminal
+    assert ("v_num" in printed or "Epoch" in printed) is False
+    lines = re.findall(r"^step (\d)/2  loss \d+\.\d{3}  lr \S+  \d+\.\d\d steps/s  0:00:\d\d left$", printed, re.M)
+    assert lines == ([] if terminal else ["1", "2"])

@@ -7,14 +7,17 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import wandb
+import yaml
 from interruption import differences
 from tiny_runs import METHODS, ROOT, commands, small_model, started, tiny, training, write_tiny_demo
+
+from lightning_vos.config_errors import option_values
 
 METHOD = "remn" if "remn" in METHODS else METHODS[0]
 STEPS = 12
@@ -34,14 +37,148 @@ def weights(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out / "checkpoints" / "last.ckpt"
 
 
-def arguments(demo: Path, out: Path, weights: Path, precision: str) -> list[str]:
-    """Twelve steps, saved every third, validated every fifth: neither divides the other."""
+def arguments(demo: Path, out: Path, weights: Path, every: int, precision: str = "32-true") -> list[str]:
+    """Twelve steps, saved after every third and validated after ``every``; the callbacks are those of base.yaml."""
     (command,) = commands("video", f"METHOD={METHOD}", "DATA=demo", f"WEIGHTS={weights}")
-    options = [
-        "--data.num_workers=1",
-        "--trainer.val_check_interval=5",
-        f"--trainer.precision={precision}",
-        "--trainer.callbacks+=interruption.Interruption",
+    callbacks = yaml.safe_load((ROOT / "experiments/base.yaml").read_text())["trainer"]["callbacks"]
+    for callback in callbacks:
+        if callback["class_path"] == "callbacks.LastCheckpoint":
+            callback["init_args"]["every_n_train_steps"] = 3
+    callbacks.append({"class_path": "interruption.Interruption"})
+    out.mkdir(exist_ok=True)
+    (out / "mine.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": callbacks}}))
+    end = max(index for index, _ in option_values(command, "--config"))
+    options = ["--data.num_workers=1", f"--trainer.val_check_interval={every}", f"--trainer.precision={precision}"]
+    return [
+        *command[:end],
+        f"--config={out}/mine.yaml",
+        *command[end:],
+        *small_model(METHOD),
+        *tiny(demo, out, STEPS),
+        *training(),
+        *options,
     ]
-    options += [f"--trainer.callbacks={LAST}"] if False else []
-    return [*command, *small_model(METHOD), *tiny(demo, out, STEPS), *training(), *options]
+
+
+def in_a_process(args: list[str], kill: str | None = None) -> subprocess.CompletedProcess[str]:
+    """``python -m lightning_vos`` in a process group of its own, which the callback may kill."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", "NO_ALBUMENTATIONS_UPDATE": "1"}
+    environment["PYTHONPATH"] = f"{ROOT}:{ROOT / 'tests'}"
+    environment.pop("VOS_TEST_KILL", None)
+    if kill is not None:
+        environment["VOS_TEST_KILL"] = kill
+    command = [sys.executable, "-m", "lightning_vos", *args]
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, start_new_session=True
+    )
+
+
+def last(out: Path) -> dict[str, Any]:
+    return torch.load(out / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+def lines(out: Path, name: str) -> list[str]:
+    return (out / name).read_text().split("\n")[:-1]
+
+
+@pytest.mark.parametrize(
+    ("kill", "saved", "every", "precision"),
+    [
+        ("train 8", 6, 5, "32-true"),  # amid an epoch, after a validation
+        ("validate 6", 6, 6, "bf16-mixed"),  # amid a validation, just after the state was saved
+    ],
+)
+def test_a_killed_run_ends_as_if_nothing_had_happened(
+    kill: str,
+    saved: int,
+    every: int,
+    precision: str,
+    demo: Path,
+    weights: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    logging = kill.startswith("train")
+    started(arguments(demo, whole, weights, every, precision))
+    args = arguments(demo, killed, weights, every, precision)
+    if logging:
+        args.remove("--trainer.logger=false")
+    process = in_a_process(args, kill)
+    assert process.returncode == -signal.SIGKILL, process.stderr
+    assert last(killed)["global_step"] == saved
+    done = len(lines(killed, "clips.txt"))
+    assert done == int(kill.split()[1])
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    started(args)
+
+    one, other = last(whole), last(killed)
+    assert one["global_step"] == other["global_step"] == STEPS
+    for part in ("state_dict", "optimizer_states", "lr_schedulers", "hyper_parameters"):
+        assert differences(one[part], other[part]) == []
+    for name in ("global", "per-sequence"):
+        file = f"results/{name}_results-val.csv"
+        assert (whole / file).read_text() == (killed / file).read_text()
+
+    clips = lines(whole, "clips.txt")
+    assert len({line.split()[1] for line in clips}) == STEPS  # all different, so none can stand for another
+    assert lines(killed, "clips.txt") == [*clips[:done], *clips[saved:]]  # none is left out, none comes twice
+    # A validation that was due when the state was saved counts as done.
+    missed = str(saved) if kill == f"validate {saved}" else None
+    assert lines(killed, "validations.txt") == [step for step in lines(whole, "validations.txt") if step != missed]
+    if logging:
+        wandb.finish()
+        assert len(list((killed / "wandb").glob("offline-run-*/*.wandb"))) == 2
+        curves = [logged_steps(killed / f"curves/version_{version}/metrics.csv") for version in range(2)]
+        assert curves[1] == list(range(saved, STEPS))
+        assert curves[0] == list(range(len(curves[0])))
+
+
+def logged_steps(path: Path) -> list[int]:
+    """Steps, counted from 0, that have a training loss."""
+    with path.open() as file:
+        return [int(row["step"]) for row in csv.DictReader(file) if row["train/loss"]]
+
+
+def test_a_finished_run_is_left_alone(demo: Path, weights: Path) -> None:
+    before = last(weights.parents[1])
+    (command,) = commands("static", f"METHOD={METHOD}", "DATA=demo")
+    args = [*command, *small_model(METHOD), *tiny(demo, weights.parents[1]), *training()]
+    cli, printed = started([*args, "--trainer.limit_val_batches=0"])
+    assert cli.trainer.global_step == 1
+    assert differences(before["state_dict"], last(weights.parents[1])["state_dict"]) == []
+    assert f"checkpoint {weights}" in printed
+
+
+# ---------------------------------------------------------------- several processes
+
+
+def test_two_processes_score_as_one(demo: Path, weights: Path, tmp_path: Path) -> None:
+    two = ["--trainer.devices=2", "--trainer.logger=false"]
+    (command,) = commands("video", f"METHOD={METHOD}", "DATA=demo")
+    out = tmp_path / "two"
+    trained = in_a_process([*command, *small_model(METHOD), *tiny(demo, out, 2), *training(), *two, "--model.lr=1e-5"])
+    assert trained.returncode == 0, trained.stderr
+    assert len([line for line in trained.stdout.splitlines() if line.startswith("J&F ")]) == 1
+    assert last(out)["global_step"] == 2
+    assert {path.name for path in out.iterdir()} == {"checkpoints", "config.yaml", "pictures", "results"}
+    assert len(list((out / "pictures").iterdir())) == 3  # each rank draws its own videos
+
+    (command,) = commands("eval", f"METHOD={METHOD}", "DATA=demo", f"CKPT={out}/checkpoints/last.ckpt")
+    started([*command, *tiny(demo, tmp_path / "one")])
+    assert results(tmp_path / "one") == results(out)
+    assert float(results(out)[0].splitlines()[1].split(",")[0]) > 0.01  # something was found at all
+
+    # One video for two ranks: the second has nothing of its own.
+    lists = demo / "demo/ImageSets/2017"
+    (lists / "single.txt").write_text((lists / "val.txt").read_text().splitlines()[0] + "\n")
+    args = [*command, "--data.val.split=single"]
+    started([*args, *tiny(demo, tmp_path / "single-one")])
+    scored = in_a_process([*args, *tiny(demo, tmp_path / "single-two"), *two])
+    assert scored.returncode == 0, scored.stderr
+    assert results(tmp_path / "single-two") == results(tmp_path / "single-one")
+    assert results(tmp_path / "single-two") != results(tmp_path / "one")
+
+
+def results(out: Path) -> list[str]:
+    return [(out / "results" / f"{name}_results-val.csv").read_text() for name in ("global", "per-sequence")]

@@ -67,7 +67,8 @@ video: $(VENV)/installed ## stage two only: clips of videos, from WEIGHTS=<check
 
 eval: $(VENV)/installed ## score CKPT on the validation set of DATA
 	$(BIN)/python -m lightning_vos validate $(patsubst %,--config experiments/%.yaml,base video data/$(DATA) $(METHOD)/model) \
-		--data.root=$(DATA_ROOT) --trainer.default_root_dir=runs/$(RUN)/eval --trainer.logger=false --ckpt_path=$(CKPT) $(ARGS)
+		--data.root=$(DATA_ROOT) --trainer.default_root_dir=runs/$(RUN)/eval --trainer.precision=$(PRECISION) \
+		--trainer.logger=false --ckpt_path=$(CKPT) $(ARGS)
 
 test: $(VENV)/installed ## the test suite, with coverage
 	$(BIN)/python -m coverage run -m pytest

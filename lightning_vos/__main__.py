@@ -56,12 +56,6 @@ class VOSCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Not Lightning's way, where a checkpoint's settings beat the command line; see :func:`with_settings_of`."""
 
-    def before_instantiate_classes(self) -> None:
-        """With several processes, let DDP look for parameters that a step leaves out, such as a closed gate."""
-        trainer = self._get(self.config, "trainer")
-        if trainer.strategy in ("auto", "ddp") and (str(trainer.devices) != "1" or trainer.num_nodes > 1):
-            trainer.strategy = "ddp_find_unused_parameters_true"
-
     def instantiate_classes(self) -> None:
         """Build model, data and trainer.
 

@@ -139,17 +139,11 @@ class DynamicMemoryBank(KeyValueBank):
         ``R = sum_i g_i R_i``, R_i the plain read restricted to candidate S_i. As the values are shared, the three
         softmaxes are mixed before one product with them.
         """
-        if not (self.training and self.gate_enabled) or len(self) < 4:  # first and newest are protected
+        if not (self.training and self.gate_enabled and self.gate_active) or len(self) < 4:  # two are protected
             return super().read(query, births)
         similarity = self.similarity(query)
         weights = torch.softmax(self.gate(self.kappa, self.valid) / self.temperature, dim=-1)
-        open_gate = torch.zeros_like(weights)
-        open_gate[:, 0] = 1
-        # An inactive gate reads plainly, yet stays in the graph: every rank has the same parameters in use.
-        weights = weights if self.gate_active else open_gate + 0 * weights
-        removed = weights.new_tensor(REMOVAL_RATIOS)
-        if self.gate_active:
-            self.kept.append((weights * (1 - removed)).sum(dim=-1))
+        self.kept.append((weights * (1 - weights.new_tensor(REMOVAL_RATIOS))).sum(dim=-1))
         mixture = mixture_of_softmaxes(similarity, self.candidates(), weights).flatten(2)
         flat = self.values.flatten(1, 2).flatten(2)
         return (mixture.to(flat.dtype) @ flat).view(*query.shape[:2], *self.values.shape[3:])

@@ -193,6 +193,9 @@ class REMN(VOSModule):
                 self.efficiency_weight
                 * torch.stack([efficiency_loss(keep, self.bank.keep_target) for keep in kept.unbind(1)]).mean()
             )
+        elif self.bank.gate_enabled:
+            # A gate that is not used yet still takes part in the step: DDP waits for the gradient of every parameter.
+            losses["efficiency"] = 0 * torch.stack([p.sum() for p in self.bank.gate.parameters()]).sum()
         if self.contrastive_weight > 0:
             grid = pure_labels(labels, STRIDE)
             keys = torch.cat([self.bank.keys, self.latest.key.unsqueeze(1)], dim=1)

@@ -45,7 +45,9 @@ def explain(message: str, args: Sequence[str], options: Iterable[str]) -> str:
     Returns:
         One line that starts with the option, or with the file and the key in it.
     """
-    files = [Path(value) for _, value in option_values(args, "--config", "-c") if Path(value).is_file()]
+    # A checkpoint's settings stand among the files as JSON, not as a path: see with_settings_of.
+    names = [value for _, value in option_values(args, "--config", "-c") if not value.startswith("{")]
+    files = [Path(name) for name in names if Path(name).is_file()]
     options = [option for option in options if option.startswith("--")]
     if message.startswith("Problems parsing config"):
         return next(filter(None, map(_yaml_error, files)), _line(message))

@@ -347,6 +347,13 @@ def _check_mask(mask: Tensor, frame: Tensor) -> None:
         raise ValueError(
             f"mask is {tuple(mask.shape)} for a frame {tuple(frame.shape)}: give a (B, K, H, W) one-hot, K >= 1"
         )
+    low, high = mask.min().item(), mask.max().item()
+    if low < 0 or high > 1:
+        raise ValueError(
+            f"mask holds {low:g} to {high:g}: give one channel of 0 and 1 per object, not ids or 0/255"
+        )
+    if mask.shape[1] > 1 and (overlap := mask.float().sum(dim=1).max().item()) > 1.001:
+        raise ValueError(f"the objects of the mask overlap (they sum to {overlap:.3g}): a pixel belongs to one object")
 
 
 def _full(tensor: Tensor) -> Tensor:

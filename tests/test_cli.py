@@ -232,6 +232,12 @@ def test_image_that_breaks_off_in_a_loader_process(complain: Complain, demo: Pat
 # ---------------------------------------------------------------- checkpoints and weights
 
 
+def test_typo_beside_a_checkpoint(complain: Complain, checkpoint: Path, demo: Path, tmp_path: Path) -> None:
+    (command,) = commands("eval", f"METHOD={METHOD}", "DATA=demo")
+    words = [*command, *tiny(demo, tmp_path / "run"), f"--ckpt_path={checkpoint}", "--model.lrr=3"]
+    assert complain(words) == "--model.lrr=3: lightning_vos.REMN has no such option; did you mean lr?"
+
+
 def test_checkpoint_of_another_method(complain: Complain, checkpoint: Path, demo: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.ckpt"
     torch.save({**torch.load(checkpoint, weights_only=True), "method": "HMMN"}, other)

@@ -162,6 +162,10 @@ def test_misuse_is_explained(method: str) -> None:
             model.step(frames[:, 0].float(), mask)
         with pytest.raises(ValueError, match="one-hot"):
             model.step(frames[:, 0], mask[..., 1:])
+        with pytest.raises(ValueError, match="not ids or 0/255"):
+            model.step(frames[:, 0], 255 * mask)
+        with pytest.raises(ValueError, match="overlap"):
+            model.step(frames[:, 0], mask.repeat(1, 2, 1, 1))
         model.step(frames[:, 0], mask)
         with pytest.raises(ValueError, match="another size"):
             model.step(frames[:, 1, :, :20])

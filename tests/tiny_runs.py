@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import shlex
 import subprocess
 from pathlib import Path
@@ -43,8 +44,9 @@ def write_tiny_demo(root: Path) -> Path:
 
 
 def make(*words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """``make -n``: what the Makefile would do."""
-    return subprocess.run(["make", "-n", *words], cwd=ROOT, check=check, capture_output=True, text=True)
+    """``make -n``: what the Makefile would do, also when make itself has started the tests."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    return subprocess.run(["make", "-n", *words], cwd=ROOT, check=check, capture_output=True, text=True, env=env)
 
 
 def commands(*words: str) -> list[list[str]]:

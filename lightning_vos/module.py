@@ -349,9 +349,7 @@ def _check_mask(mask: Tensor, frame: Tensor) -> None:
         )
     low, high = mask.min().item(), mask.max().item()
     if low < 0 or high > 1:
-        raise ValueError(
-            f"mask holds {low:g} to {high:g}: give one channel of 0 and 1 per object, not ids or 0/255"
-        )
+        raise ValueError(f"mask holds {low:g} to {high:g}: give one channel of 0 and 1 per object, not ids or 0/255")
     if mask.shape[1] > 1 and (overlap := mask.float().sum(dim=1).max().item()) > 1.001:
         raise ValueError(f"the objects of the mask overlap (they sum to {overlap:.3g}): a pixel belongs to one object")
 

@@ -21,7 +21,7 @@ from datamodules import SequenceSet
 from datamodules.sequences import EvaluationSet
 from lightning_vos.checkpoint import read_checkpoint
 from lightning_vos.functional import one_hot
-from lightning_vos.memory import KeyValueBank
+from lightning_vos.memory import FrameBank
 
 
 def resident_mb() -> float:
@@ -52,7 +52,7 @@ def main() -> None:
     model = getattr(lightning_vos, checkpoint["method"]).load_from_checkpoint(args.ckpt, map_location="cpu").eval()
     video_set = EvaluationSet(SequenceSet(args.set, split="val").videos(Path(args.root)))
     video = video_set[args.video]
-    bank = next(module for module in model.modules() if isinstance(module, KeyValueBank))
+    bank = next(module for module in model.modules() if isinstance(module, FrameBank))
     mask = one_hot(video.prompts[0], len(video.object_ids)).unsqueeze(0)
     print(f"{video}, {args.frames} frames, {device_name('cpu')}")
     print("frame    bank  resident MB  frames/s")

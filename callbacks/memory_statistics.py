@@ -5,7 +5,7 @@ from __future__ import annotations
 from lightning import LightningModule, Trainer
 from torch import Tensor
 
-from lightning_vos.memory import KeyValueBank
+from lightning_vos.memory import FrameBank
 from lightning_vos.types import FrameCallback, Video
 
 
@@ -13,7 +13,7 @@ class MemoryStatistics(FrameCallback):
     """Logs the size of the bank and the rate of writing, over the frames after the first of all videos.
 
     ``val/bank_mean`` and ``val/bank_peak``, stored frames after a frame has been segmented; ``val/writes_per_frame``,
-    share of the frames that were written. Methods without a :class:`~lightning_vos.memory.KeyValueBank` log nothing.
+    share of the frames that were written. Methods without a :class:`~lightning_vos.memory.FrameBank` log nothing.
     """
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class MemoryStatistics(FrameCallback):
         self, trainer: Trainer, pl_module: LightningModule, video: Video, t: int, frame: Tensor, labels: Tensor
     ) -> None:
         """Count one frame."""
-        bank = next((module for module in pl_module.modules() if isinstance(module, KeyValueBank)), None)
+        bank = next((module for module in pl_module.modules() if isinstance(module, FrameBank)), None)
         if bank is None or t == 0:
             return
         self._frames += 1

@@ -1,4 +1,4 @@
-"""State that lives for one sequence, and the bounded bank of keys and values.
+"""State that lives for one sequence, and the bounded banks of stored frames.
 
 A module's state is held in non-persistent buffers that are ``None`` outside a sequence. So it follows ``.to()``, is
 never part of a checkpoint, is not broadcast by DDP, and does not hinder ``deepcopy``.
@@ -34,34 +34,30 @@ class SequenceState(nn.Module):
             setattr(self, name, None)
 
 
-class KeyValueBank(SequenceState):
-    """Keys and values of stored frames; ``write`` appends a frame, ``read`` answers a query frame.
+class FrameBank(SequenceState):
+    """Stored frames, bounded. A slot is one frame; every buffer is ``(B, T, ...)``, a slot being one index of T.
 
-    A slot is one stored frame. Clips of a batch may disagree on which frames to store: ``valid`` says which slots a
-    clip owns, the others are never read by it. Frames written with ``protected=True`` (those that carry a given mask)
-    are never removed.
+    Clips of a batch may disagree on which frames to store: ``valid`` says which slots a clip owns, the others are never
+    read by it. Frames written with ``protected=True`` (those that carry a given mask) are never removed.
 
-    Shapes: ``keys (B, T, N, C_k)``, ``values (B, T, N, K, C_v)``, ``valid`` and ``protected`` ``(B, T)`` bool;
-    ``frame_ids`` lists the frame number of every slot, strictly increasing.
+    ``valid`` and ``protected`` are ``(B, T)`` bool; ``frame_ids`` lists the frame number of every slot, strictly
+    increasing.
 
     Args:
         capacity: largest number of slots of a clip, protected ones included; ``None`` for no bound. When there are
             more protected frames than fit, the bound is their number plus one (the newest frame).
-        top_k: memory positions that enter the softmax outside training; ``None`` for all.
+        buffers: names of what is stored of a frame.
     """
 
-    keys: Tensor
-    values: Tensor
     valid: Tensor
     protected: Tensor
 
-    def __init__(self, capacity: int | None = 20, top_k: int | None = 20, *buffers: str) -> None:
+    def __init__(self, capacity: int | None, *buffers: str) -> None:
         """See the class."""
-        super().__init__("keys", "values", "valid", "protected", *buffers)
+        super().__init__("valid", "protected", *buffers)
         if capacity is not None and capacity < 2:
             raise ValueError(f"capacity={capacity}: a bank needs room for 2 frames, the first and the newest")
         self.capacity = capacity
-        self.top_k = top_k
         self.frame_ids: list[int] = []
 
     def __len__(self) -> int:
@@ -73,26 +69,20 @@ class KeyValueBank(SequenceState):
         super().reset()
         self.frame_ids = []
 
-    def write(
-        self, key: Tensor, value: Tensor, frame_id: int, protected: bool = False, writes: Tensor | None = None
+    def open_slot(
+        self, entry: Tensor, frame_id: int, protected: bool = False, writes: Tensor | None = None
     ) -> None:
-        """Append a frame.
+        """Begin the slot of a frame; :meth:`_append` then adds what is stored of it.
 
         Args:
-            key: ``(B, N, C_k)``.
-            value: ``(B, N, K, C_v)``; K may have grown since the last write, older frames hold zeros then.
+            entry: any tensor ``(B, ...)`` of the frame, for batch size and device.
             frame_id: number of the frame, larger than that of every stored one.
             protected: never remove this frame.
             writes: ``(B,)`` bool, the clips that store the frame; all by default.
         """
         if self.frame_ids and frame_id <= self.frame_ids[-1]:
             raise ValueError(f"frame_id={frame_id} written after frame {self.frame_ids[-1]}: frames come in order")
-        batch = key.shape[0]
-        valid = torch.ones(batch, dtype=torch.bool, device=key.device) if writes is None else writes
-        self._append("keys", key)
-        if self.values is not None and value.shape[2] > self.values.shape[3]:
-            self.values = F.pad(self.values, (0, 0, 0, value.shape[2] - self.values.shape[3]))
-        self._append("values", value)
+        valid = torch.ones(entry.shape[0], dtype=torch.bool, device=entry.device) if writes is None else writes
         self._append("valid", valid)
         self._append("protected", valid if protected else torch.zeros_like(valid))
         self.frame_ids.append(frame_id)
@@ -102,6 +92,74 @@ class KeyValueBank(SequenceState):
         stored = getattr(self, name)
         entry = entry.unsqueeze(1)
         setattr(self, name, entry if stored is None else torch.cat([stored, entry], dim=1))
+
+    def removable(self) -> Tensor:
+        """``(B, T)`` bool: owned slots that are neither protected nor the newest one of their clip."""
+        owned_so_far = self.valid.cumsum(dim=1)
+        newest = self.valid & (owned_so_far == owned_so_far[:, -1:])
+        return self.valid & ~self.protected & ~newest
+
+    def keep(self, kept: Tensor) -> None:
+        """Delete the slots that ``kept (B, T)`` bool denies; storage is freed where no clip owns a slot any more."""
+        self.valid = self.valid & kept
+        alive = self.valid.any(dim=0).tolist()
+        if not all(alive):
+            slots = torch.tensor([slot for slot, is_alive in enumerate(alive) if is_alive], device=kept.device)
+            for name in self._state:
+                setattr(self, name, getattr(self, name).index_select(1, slots))
+            self.frame_ids = [frame_id for frame_id, is_alive in zip(self.frame_ids, alive, strict=True) if is_alive]
+
+    def drop_newest(self) -> None:
+        """Delete the last slot, of all clips."""
+        for name in self._state:
+            setattr(self, name, getattr(self, name)[:, :-1])
+        self.frame_ids.pop()
+
+    def evict(self) -> None:
+        """Enforce ``capacity``: the oldest removable slots go."""
+        if self.capacity is not None and len(self) > self.capacity:
+            removable = self.removable()
+            excess = (self.valid.sum(dim=1, keepdim=True) - self.capacity).clamp(min=0)
+            self.keep(~(removable & (removable.cumsum(dim=1) <= excess)))
+
+
+class KeyValueBank(FrameBank):
+    """Keys of frames and values of their objects; ``write`` appends a frame, ``read`` answers a query frame.
+
+    The key belongs to the frame, so that all objects share one affinity (STCN). Shapes: ``keys (B, T, N, C_k)``,
+    ``values (B, T, N, K, C_v)``.
+
+    Args:
+        capacity: see :class:`FrameBank`.
+        top_k: memory positions that enter the softmax outside training; ``None`` for all.
+        buffers: names of what else is stored of a frame.
+    """
+
+    keys: Tensor
+    values: Tensor
+
+    def __init__(self, capacity: int | None = 20, top_k: int | None = 20, *buffers: str) -> None:
+        """See the class."""
+        super().__init__(capacity, "keys", "values", *buffers)
+        self.top_k = top_k
+
+    def write(
+        self, key: Tensor, value: Tensor, frame_id: int, protected: bool = False, writes: Tensor | None = None
+    ) -> None:
+        """Append a frame.
+
+        Args:
+            key: ``(B, N, C_k)``.
+            value: ``(B, N, K, C_v)``; K may have grown since the last write, older frames hold zeros then.
+            frame_id: see :meth:`open_slot`, as the rest.
+            protected: likewise.
+            writes: likewise.
+        """
+        self.open_slot(key, frame_id, protected, writes)
+        self._append("keys", key)
+        if self.values is not None and value.shape[2] > self.values.shape[3]:
+            self.values = F.pad(self.values, (0, 0, 0, value.shape[2] - self.values.shape[3]))
+        self._append("values", value)
 
     def similarity(self, query: Tensor) -> Tensor:
         """Similarity of a query frame ``(B, N, C_k)`` with every stored position, ``(B, N, T, N_memory)``.
@@ -147,29 +205,6 @@ class KeyValueBank(SequenceState):
         else:
             out = topk_read(similarity, flat, self.top_k)
         return out.view(*out.shape[:2], *values.shape[3:])
-
-    def removable(self) -> Tensor:
-        """``(B, T)`` bool: owned slots that are neither protected nor the newest one of their clip."""
-        owned_so_far = self.valid.cumsum(dim=1)
-        newest = self.valid & (owned_so_far == owned_so_far[:, -1:])
-        return self.valid & ~self.protected & ~newest
-
-    def keep(self, kept: Tensor) -> None:
-        """Delete the slots that ``kept (B, T)`` bool denies; storage is freed where no clip owns a slot any more."""
-        self.valid = self.valid & kept
-        alive = self.valid.any(dim=0).tolist()
-        if not all(alive):
-            slots = torch.tensor([slot for slot, is_alive in enumerate(alive) if is_alive], device=kept.device)
-            for name in self._state:
-                setattr(self, name, getattr(self, name).index_select(1, slots))
-            self.frame_ids = [frame_id for frame_id, is_alive in zip(self.frame_ids, alive, strict=True) if is_alive]
-
-    def evict(self) -> None:
-        """Enforce ``capacity``: the oldest removable slots go."""
-        if self.capacity is not None and len(self) > self.capacity:
-            removable = self.removable()
-            excess = (self.valid.sum(dim=1, keepdim=True) - self.capacity).clamp(min=0)
-            self.keep(~(removable & (removable.cumsum(dim=1) <= excess)))
 
     def extra_repr(self) -> str:
         """Capacity and top-k."""

@@ -16,6 +16,18 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 # A new method joins every contract test by one line here.
 SMALL: dict[str, dict[str, Any]] = {
+    "HMMN": {
+        "query_trunk": "resnet10",
+        "memory_trunk": "resnet10",
+        "norm": "group",
+        "key_dims": [16, 16, 8],
+        "value_dims": [32, 16, 8],
+        "decoder_dim": 16,
+        "top_k": 4,
+        "memory_every": 3,
+        "capacity": 4,
+        "objects_at_once": 3,
+    },
     "REMN": {
         "key_trunk": "resnet10",
         "value_trunk": "resnet10",

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_vos.blocks.objects import per_object
+
 
 def conv3x3(in_channels: int, out_channels: int) -> nn.Conv2d:
     """3x3 convolution with bias that keeps the size."""
@@ -71,8 +73,3 @@ class MaskDecoder(nn.Module):
         x = self.refine8(per_object(self.skip8(f8), objects) + upsample(x, 2))
         x = self.refine4(per_object(self.skip4(f4), objects) + upsample(x, 2))
         return upsample(self.predict(F.relu(x)), 4).view(batch, objects, 4 * f4.shape[-2], 4 * f4.shape[-1])
-
-
-def per_object(x: Tensor, objects: int) -> Tensor:
-    """Repeat a tensor of the frame ``(B, C, h, w)`` for every object: ``(B * K, C, h, w)``."""
-    return x if objects == 1 else x.repeat_interleave(objects, dim=0)

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_vos.blocks.backbone import Backbone, Norm, Trunk
-from lightning_vos.blocks.decoder import ResBlock, conv3x3, per_object
+from lightning_vos.blocks.decoder import ResBlock, conv3x3
+from lightning_vos.blocks.objects import per_object, with_masks
 
 STRIDE = 16
 MIN_PIXELS = 10  # a previous mask with fewer confident pixels is lost: do not attend to it (RMNet's rule)
@@ -108,9 +109,7 @@ class ValueEncoder(nn.Module):
             ``(B, K, dim, h, w)``.
         """
         batch, objects = masks.shape[:2]
-        others = masks.sum(dim=1, keepdim=True) - masks
-        planes = torch.stack([masks, others], dim=2).flatten(0, 1).to(image.dtype)
-        x = self.backbone(torch.cat([per_object(image, objects), planes], dim=1)).f16
+        x = self.backbone(with_masks(image, masks)).f16
         x = self.fuse(torch.cat([x, per_object(f16, objects)], dim=1))
         return self.refine(x + self.gate(x)).unflatten(0, (batch, objects))
 

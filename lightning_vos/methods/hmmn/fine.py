@@ -1,0 +1,119 @@
+"""The fine memories of HMMN: first and previous frame at strides 8 and 4, read at the cells that the coarse read chose."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lightning_vos.memory import SequenceState
+
+CHUNK_BYTES = 2**23  # of gathered keys and values; small enough to stay in a cache
+
+
+def to_cells(x: Tensor, side: int) -> Tensor:
+    """Group the pixels of a map by coarse cell: ``(..., C, h * side, w * side)`` to ``(..., h * w, side**2, C)``."""
+    height, width = x.shape[-2] // side, x.shape[-1] // side
+    x = x.unflatten(-1, (width, side)).unflatten(-3, (height, side))  # (..., C, h, s, w, s)
+    return x.movedim(-5, -1).transpose(-4, -3).flatten(-5, -4).flatten(-3, -2)
+
+
+def from_cells(x: Tensor, side: int, grid: tuple[int, int]) -> Tensor:
+    """Undo :func:`to_cells`: ``(..., h * w, side**2, C)`` to ``(..., C, h * side, w * side)``."""
+    x = x.unflatten(-2, (side, side)).unflatten(-4, grid)  # (..., h, w, s, s, C)
+    return x.transpose(-4, -3).movedim(-1, -5).flatten(-2).flatten(-3, -2)
+
+
+def guided_attention(query: Tensor, keys: Tensor, values: Tensor, cells: Tensor) -> Tensor:
+    """Attention of the pixels of a query cell to the pixels of the memory cells chosen for it.
+
+    ``z_u = sum_n softmax_n(<k_n, q_u> / sqrt(C_k)) v_n`` over the ``k * S`` pixels n of the k chosen cells.
+
+    Args:
+        query: ``(R, N, S, C_k)``, S pixels of every query cell.
+        keys: ``(R, M, S, C_k)``, S pixels of every memory cell.
+        values: ``(R, M, S, C_v)``.
+        cells: ``(R, N, k)`` int64 in [0, M).
+
+    Returns:
+        ``(R, N, S, C_v)``. Peak memory is bounded: query cells are processed in pieces.
+    """
+    rows, memory, pixels, key_dim = keys.shape
+    chosen = cells.shape[-1]
+    offset = memory * torch.arange(rows, device=cells.device).view(-1, 1, 1)
+    index = (cells + offset).flatten(0, 1)  # (R * N, k)
+    query = (query * key_dim**-0.5).flatten(0, 1)
+    keys, values = keys.reshape(rows * memory, -1), values.reshape(rows * memory, -1)
+    cell_bytes = chosen * (keys.shape[1] + values.shape[1]) * keys.element_size()
+    pieces = []
+    for part, which in zip(
+        *(tensor.split(max(1, CHUNK_BYTES // cell_bytes)) for tensor in (query, index)), strict=True
+    ):
+        # Whole cells are gathered, S pixels of one cell lying together: long runs, not single pixels.
+        near_keys = keys.index_select(0, which.flatten()).view(len(part), chosen * pixels, -1)
+        near_values = values.index_select(0, which.flatten()).view(len(part), chosen * pixels, -1)
+        attention = (part @ near_keys.transpose(1, 2)).softmax(dim=-1)
+        pieces.append(attention.to(near_values.dtype) @ near_values)
+    return torch.cat(pieces).unflatten(0, (rows, -1))
+
+
+class FineMemory(SequenceState):
+    """Keys and values of every object's first frame and of the previous frame, at one fine stride.
+
+    Shapes: ``(B, K, N, side**2, C)``, pixels grouped by the coarse cell that they belong to.
+
+    Args:
+        side: fine pixels along the side of a coarse cell: 2 at stride 8, 4 at stride 4.
+    """
+
+    first_keys: Tensor
+    first_values: Tensor
+    previous_keys: Tensor
+    previous_values: Tensor
+
+    def __init__(self, side: int) -> None:
+        """See the class."""
+        super().__init__("first_keys", "first_values", "previous_keys", "previous_values")
+        self.side = side
+
+    def write(self, key: Tensor, value: Tensor, born: list[bool]) -> None:
+        """Replace the previous frame; for objects that are given for the first time also their first frame.
+
+        Args:
+            key: ``(B, K, C_k, side * h, side * w)``; K may have grown since the last write.
+            value: ``(B, K, C_v, side * h, side * w)``.
+            born: for each of the K objects, whether this is its first frame.
+        """
+        for name, entry in (("keys", key), ("values", value)):
+            entry = to_cells(entry, self.side).contiguous()
+            setattr(self, f"previous_{name}", entry)
+            first = getattr(self, f"first_{name}")
+            if first is None or all(born):
+                first = entry
+            elif any(born):
+                first = F.pad(first, (0, 0, 0, 0, 0, 0, 0, entry.shape[1] - first.shape[1]))
+                is_new = torch.tensor(born, device=entry.device).view(1, -1, 1, 1, 1)
+                first = torch.where(is_new, entry, first)
+            setattr(self, f"first_{name}", first)
+
+    def read(self, query: Tensor, cells: Tensor, objects: slice | Tensor, alone: bool) -> Tensor:
+        """Read at the chosen cells.
+
+        Args:
+            query: ``(B, C_k, side * h, side * w)`` keys of the query frame.
+            cells: ``(B, K', N, k)`` chosen cells of (first frame, previous frame), as the coarse read numbers them.
+            objects: which of the K objects.
+            alone: first and previous frame are one.
+
+        Returns:
+            ``(B, K', C_v, side * h, side * w)``.
+        """
+        keys, values = self.previous_keys[:, objects], self.previous_values[:, objects]
+        if not alone:
+            keys = torch.cat([self.first_keys[:, objects], keys], dim=2)
+            values = torch.cat([self.first_values[:, objects], values], dim=2)
+        batch, chosen = keys.shape[:2]
+        pixels = to_cells(query, self.side)[:, None].expand(-1, chosen, -1, -1, -1)
+        read = guided_attention(*(tensor.flatten(0, 1) for tensor in (pixels, keys, values, cells)))
+        grid = (query.shape[-2] // self.side, query.shape[-1] // self.side)
+        return from_cells(read, self.side, grid).unflatten(0, (batch, chosen))

@@ -1,0 +1,93 @@
+"""The Gaussian kernel of the coarse read: where in the query frame a memory cell is expected, and how far it may answer.
+
+Cells of the ``h x w`` grid are numbered row by row, ``index = y * w + x``; distances are in cells.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+Grid = tuple[int, int]  # (h, w)
+
+
+def in_full(keys: Tensor) -> Tensor:
+    """Keys for an arg-max: no gradient, and not in half precision, where too many cells would tie."""
+    return keys.detach() if keys.dtype == torch.float64 else keys.detach().float()
+
+
+def window(grid: Grid, radius: int, device: torch.device) -> Tensor:
+    """Cells of the square window around every cell: ``(N, (2 * radius + 1)**2)`` indices.
+
+    Beyond the border the nearest cell inside stands in: it belongs to the window already, so a maximum over the window
+    does not change.
+    """
+    height, width = grid
+    offsets = torch.arange(-radius, radius + 1, device=device)
+    ys = (torch.arange(height, device=device).unsqueeze(1) + offsets).clamp(0, height - 1)  # (h, 2r+1)
+    xs = (torch.arange(width, device=device).unsqueeze(1) + offsets).clamp(0, width - 1)
+    return (ys[:, None, :, None] * width + xs[None, :, None, :]).reshape(height * width, -1)
+
+
+def hop(memory: Tensor, query: Tensor, grid: Grid, radius: int) -> Tensor:
+    """Where every memory cell goes in the next frame: its most similar query cell in the window around itself.
+
+    ``phi(p) = argmax_q <k_p, k_q>`` over ``|y_q - y_p| <= radius, |x_q - x_p| <= radius``.
+
+    Args:
+        memory: ``(B, K, N, C)`` keys of the newest memory frame.
+        query: ``(B, N, C)`` keys of the query frame.
+        grid: (h, w).
+        radius: of the window, cells.
+
+    Returns:
+        ``(B, K, N)`` int64 indices of query cells; no gradient flows through them.
+    """
+    cells = window(grid, radius, query.device)
+    memory, query = in_full(memory), in_full(query)
+    with torch.autocast(query.device.type, enabled=False):
+        scores = query[:, cells] @ memory.permute(0, 2, 3, 1)  # (B, N, 49, C) @ (B, N, C, K)
+    best = scores.argmax(dim=2)  # (B, N, K)
+    return cells.expand(len(query), -1, -1).gather(2, best).transpose(1, 2)
+
+
+def global_centres(memory: Tensor, query: Tensor) -> Tensor:
+    """The kernel centres of KMN (Seong et al., ECCV 2020): the most similar query cell, wherever it is.
+
+    Args:
+        memory: ``(B, T, K, N, C)`` keys of the stored frames.
+        query: ``(B, N, C)``.
+
+    Returns:
+        ``(B, T, K, N)`` int64.
+    """
+    query = in_full(query).unsqueeze(1).transpose(-1, -2)  # (B, 1, C, N)
+    with torch.autocast(query.device.type, enabled=False):
+        # One frame at a time: all affinities at once would grow with the memory.
+        return torch.stack([(in_full(frame) @ query).argmax(dim=-1) for frame in memory.unbind(1)], dim=1)
+
+
+def penalty(centres: Tensor, sigma: Tensor, grid: Grid, rows: range) -> tuple[Tensor, Tensor]:
+    """``|q - c(p)|^2 / (2 sigma^2)`` for the query cells of some rows, as a sum over rows and columns.
+
+    Args:
+        centres: ``(..., T, N)`` indices of cells.
+        sigma: ``(T,)`` width of every stored frame's kernel.
+        grid: (h, w).
+        rows: of the query grid.
+
+    Returns:
+        ``(..., len(rows), T * N)`` and ``(..., w, T * N)``; the kernel is ``exp(-(first + second))``.
+    """
+    width = grid[1]
+    y, x = centres // width, centres % width
+    scale = (2 * sigma**2).unsqueeze(-1)
+
+    def squared(positions: Tensor, coordinate: Tensor) -> Tensor:
+        distance = (positions[:, None, None] - coordinate.unsqueeze(-3)).to(sigma.dtype)  # (..., n, T, N)
+        return (distance**2 / scale).flatten(-2)
+
+    return (
+        squared(torch.arange(rows.start, rows.stop, device=centres.device), y),
+        squared(torch.arange(width, device=centres.device), x),
+    )

@@ -1,0 +1,225 @@
+"""HMMN: hierarchical memory matching network.
+
+Seong et al., "Hierarchical Memory Matching Network for Video Object Segmentation", ICCV 2021 (arXiv 2109.11404). The
+authors released inference code and weights, no training code: what the paper and the released network say is followed
+here, the training is STM's two stages. ``docs/hmmn.md`` says which number comes from where.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lightning_vos.blocks.backbone import Backbone, Norm, Trunk
+from lightning_vos.blocks.objects import per_object, with_masks
+from lightning_vos.methods.hmmn.fine import FineMemory
+from lightning_vos.methods.hmmn.memory import Kernel, KernelGuidedBank
+from lightning_vos.methods.hmmn.network import Decoder, KeyValue
+from lightning_vos.methods.hmmn.official import load_official
+from lightning_vos.module import VOSModule
+
+
+class Features(NamedTuple):
+    """Of a frame: normalised image and the query trunk's pyramid."""
+
+    image: Tensor
+    f4: Tensor
+    f8: Tensor
+    f16: Tensor
+
+
+class HMMN(VOSModule):
+    """Space-time memory network with a kernel-guided read at stride 16 and top-k guided reads at strides 8 and 4.
+
+    Every part can be switched off; parts that are off keep their (frozen) parameters, so checkpoints fit every ablation.
+
+    Args:
+        query_trunk: ResNet of the query encoder (ResNet-50 in the paper).
+        memory_trunk: ResNet of the memory encoder (ResNet-50 in the paper).
+        norm: ``frozen_batch`` with pretrained weights, ``group`` from scratch.
+        backbone_weights: ``imagenet``, the path of a state dict of the query trunk, or null for a random start; the
+            memory trunk starts from the same weights where it is the same ResNet, and from ImageNet with ``imagenet``.
+        key_dims: channels of the keys at strides 16, 8 and 4.
+        value_dims: channels of the values at strides 16, 8 and 4.
+        decoder_dim: width of the decoder.
+        kernel: ``tracked`` (the paper's), ``global`` (KMN's) or ``none``; see
+            :class:`~lightning_vos.methods.hmmn.memory.KernelGuidedBank`.
+        kernel_in_training: use the kernel in training too. KMN's authors found that it hurts there.
+        hop: ``paper``, or ``official`` for what the released code does: the last hop twice.
+        fine_reads: 0: coarse read only; 1: also stride 8; 2: also stride 4.
+        top_k: memory cells of the first and the previous frame that guide the read at stride 8; a quarter of them
+            guides that at stride 4.
+        fine_dropout: probability that a fine read is left out of the decoder in training, as a whole: one draw for each
+            scale and frame, the same for all clips of a step.
+        memory_every: interval of the stored frames; the previous frame is always there too.
+        capacity: stored frames at most, the first and the previous one included; null for no bound, as in the paper.
+            40 frames at every 5th hold 195 frames of video without forgetting one.
+        objects_at_once: objects that are encoded, read and decoded in one batch; more take turns, with the same result.
+        **kwargs: see :class:`~lightning_vos.module.VOSModule`.
+    """
+
+    def __init__(
+        self,
+        query_trunk: Trunk = "resnet50",
+        memory_trunk: Trunk = "resnet50",
+        norm: Norm = "frozen_batch",
+        backbone_weights: str | None = None,
+        key_dims: tuple[int, int, int] = (128, 128, 64),
+        value_dims: tuple[int, int, int] = (512, 256, 128),
+        decoder_dim: int = 256,
+        kernel: Kernel = "tracked",
+        kernel_in_training: bool = False,
+        hop: Literal["paper", "official"] = "paper",
+        fine_reads: Literal[0, 1, 2] = 2,
+        top_k: int = 32,
+        fine_dropout: float = 0.5,
+        memory_every: int = 5,
+        capacity: int | None = 40,
+        objects_at_once: int = 8,
+        **kwargs: Any,
+    ) -> None:
+        """See the class."""
+        super().__init__(**kwargs)
+        self.save_hyperparameters(ignore=["weights"])
+        if min(memory_every, objects_at_once, top_k) < 1:
+            raise ValueError(
+                f"memory_every={memory_every}, objects_at_once={objects_at_once}, top_k={top_k}: each must be at least 1"
+            )
+        self.kernel_in_training = kernel_in_training
+        self.fine_reads = fine_reads
+        self.top_k = top_k
+        self.top_k4 = max(1, top_k // 4)
+        self.fine_dropout = fine_dropout
+        self.memory_every = memory_every
+        self.objects_at_once = objects_at_once
+
+        self.query_encoder = Backbone(query_trunk, norm, backbone_weights)
+        for_memory = backbone_weights if backbone_weights == "imagenet" or memory_trunk == query_trunk else None
+        self.memory_encoder = Backbone(memory_trunk, norm, for_memory, in_channels=5)
+        c4, c8, c16 = self.query_encoder.channels
+        m4, m8, m16 = self.memory_encoder.channels
+        self.query16 = KeyValue(c16, key_dims[0], value_dims[0])
+        self.query8 = KeyValue(c8, key_dims[1], 0)
+        self.query4 = KeyValue(c4, key_dims[2], 0)
+        self.memory16 = KeyValue(m16, key_dims[0], value_dims[0])
+        self.memory8 = KeyValue(m8, key_dims[1], value_dims[1])
+        self.memory4 = KeyValue(m4, key_dims[2], value_dims[2])
+        self.decoder = Decoder(value_dims[0], (c8, c4), (value_dims[1], value_dims[2]), decoder_dim)
+        self.bank = KernelGuidedBank(capacity, kernel, hop_twice=hop == "official")
+        self.fine8 = FineMemory(side=2)
+        self.fine4 = FineMemory(side=4)
+        for level, parts in enumerate(self._fine_parts()):
+            for part in parts:
+                part.requires_grad_(level < fine_reads)
+
+    def _fine_parts(self) -> list[list[nn.Module]]:
+        """What serves only the fine read at stride 8, and at stride 4."""
+        return [
+            [self.query8, self.memory8, self.decoder.fuse8.memory],
+            [self.query4, self.memory4, self.decoder.fuse4.memory],
+        ]
+
+    def encode(self, image: Tensor) -> Features:
+        """Query trunk on all frames at once: ``(B, 3, H, W)``."""
+        return Features(image, *self.query_encoder(image))
+
+    def segment(self, query: Features) -> Tensor:
+        """Read coarse and fine memories and decode: ``(B, K, H, W)`` logits."""
+        grid = (query.f16.shape[-2], query.f16.shape[-1])
+        key, own_value = self.query16(query.f16)
+        key = key.flatten(2).transpose(1, 2)
+        skips = self.decoder.skips(query.f8, query.f4)
+        uses = [level < self.fine_reads and not self._left_out(level) for level in range(2)]
+        key8 = self.query8(query.f8)[0] if uses[0] else None
+        key4 = self.query4(query.f4)[0] if uses[1] else None
+        if self.bank.kernel != "none" and (self.kernel_in_training or not self.training):
+            self.bank.track(key, grid)
+
+        parts, order = [], []
+        for start, objects in self._groups():
+            alone = start == len(self.bank) - 1
+            chosen = slice(None) if len(objects) == len(self.tracks.births) else torch.tensor(objects, device=key.device)
+            read, cells = self.bank.read(key, grid, chosen, start, self.top_k if any(uses) else 0)
+            coarse = read.transpose(2, 3).unflatten(-1, grid)
+            own = per_object(own_value, len(objects)).unflatten(0, coarse.shape[:2])
+            read8 = None if key8 is None else self.fine8.read(key8, cells, chosen, alone)
+            read4 = None if key4 is None else self.fine4.read(key4, cells[..., : self.top_k4], chosen, alone)
+            parts.append(self.decoder(torch.cat([coarse, own], dim=2), skips, read8, read4))
+            order += objects
+        missing = [index for index in range(len(self.tracks.births)) if index not in order]
+        if missing:  # given on this very frame: nothing to read yet, and the given mask goes over whatever stands here
+            like = parts[0] if parts else query.image[:, :1]
+            parts.append(like.new_zeros(len(like), len(missing), *query.image.shape[-2:]))
+            order += missing
+        logits = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)[:, torch.tensor(order).argsort()]
+        return logits + self._in_the_graph() if self.training else logits
+
+    def _groups(self) -> list[tuple[int, list[int]]]:
+        """Objects with a common first frame, at most ``objects_at_once`` of them: (slot of that frame, indices).
+
+        Objects that are given on the very frame that is being segmented have nothing to read, and are left out.
+        """
+        groups = []
+        for birth in sorted(set(self.tracks.births)):
+            start = sum(frame_id < birth for frame_id in self.bank.frame_ids)
+            objects = [index for index, first in enumerate(self.tracks.births) if first == birth]
+            if start < len(self.bank):
+                size = self.objects_at_once
+                groups += [(start, objects[first : first + size]) for first in range(0, len(objects), size)]
+        return groups
+
+    def _left_out(self, level: int) -> bool:
+        """Draw whether a fine read is left out of this frame of a training clip (spec. 4.5, H5).
+
+        The draw is a function of seed, step, frame and scale: the same on every device and after a restart.
+        """
+        if not self.training or self.fine_dropout == 0:
+            return False
+        step = self._trainer.global_step if self._trainer is not None else 0
+        return random.Random(f"{torch.initial_seed()} {step} {self.tracks.t} {level}").random() < self.fine_dropout
+
+    def memorize(self, query: Features, probs: Tensor, given: Tensor | None) -> None:
+        """Write the frame: to stay if it is one of every ``memory_every`` or carries a given mask, else until the next.
+
+        In training every frame stays.
+        """
+        t = self.tracks.t
+        parts = []
+        for first in range(0, probs.shape[1], self.objects_at_once):
+            chunk = slice(first, first + self.objects_at_once)
+            f4, f8, f16 = self.memory_encoder(with_masks(query.image, probs, chunk))
+            heads = [*self.memory16(f16)]
+            heads += self.memory8(f8) if self.fine_reads > 0 else []
+            heads += self.memory4(f4) if self.fine_reads > 1 else []
+            parts.append([head.unflatten(0, (len(probs), -1)) for head in heads])
+        key, value, *fine = (torch.cat(pieces, dim=1) for pieces in zip(*parts, strict=True))
+        temporary = not (self.training or given is not None or t % self.memory_every == 0)
+        cells = [entry.flatten(3).transpose(2, 3) for entry in (key, value)]
+        self.bank.write(cells[0], cells[1], t, protected=given is not None, temporary=temporary)
+        born = [birth == t for birth in self.tracks.births]
+        if self.fine_reads > 0:
+            self.fine8.write(fine[0], fine[1], born)
+        if self.fine_reads > 1:
+            self.fine4.write(fine[2], fine[3], born)
+
+    def _in_the_graph(self) -> Tensor:
+        """Zero, made of what a left-out fine read would have used: DDP waits for the gradient of every parameter."""
+        used = [p for parts in self._fine_parts()[: self.fine_reads] for part in parts for p in part.parameters()]
+        return 0 * torch.stack([p.sum() for p in used]).sum() if used else self.mean.new_zeros(())
+
+    @classmethod
+    def from_official(cls, path: str, hop: Literal["paper", "official"] = "official", **init: Any) -> HMMN:
+        """The network with the authors' released weights.
+
+        Args:
+            path: the released checkpoint, with or without the prefix ``module.``.
+            hop: as the released code tracks, or as the paper says.
+            **init: further arguments of the constructor, such as ``memory_every=5``.
+
+        Raises:
+            ValueError: the file is something else or damaged, or entries are missing, unexpected or of other shapes.
+        """
+        return load_official(cls(hop=hop, **init), path)

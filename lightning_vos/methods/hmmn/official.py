@@ -1,0 +1,114 @@
+"""The authors' released weights: their names for our names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from lightning_vos.methods.hmmn.module import HMMN
+
+ENCODERS = {"query_encoder": "Encoder_Q", "memory_encoder": "Encoder_M"}
+STAGES = {"stem.0": "conv1", "stem.1": "bn1", "layer1": "res2", "layer2": "res3", "layer3": "res4"}
+HEADS = {16: "r4", 8: "r3", 4: "r2"}
+DECODER = {
+    "compress": "convFM",
+    "refine16": "ResMM",
+    "predict": "pred2",
+    **{
+        f"fuse{stride}.{ours}": f"RF{number}.{theirs}"
+        for stride, number in ((8, 3), (4, 2))
+        for ours, theirs in (
+            ("query", "convFS"),
+            ("memory", "convMemory"),
+            ("refine_skip", "ResFS"),
+            ("refine", "ResMM"),
+        )
+    },
+}
+
+
+def sources(name: str, has_value: bool = True) -> list[str]:
+    """Entries of the released state dict that make up one of ours, in the order in which they are joined.
+
+    Args:
+        name: entry of HMMN's state dict.
+        has_value: whether the head that it may belong to gives a value.
+    """
+    part, _, rest = name.partition(".")
+    if part in ENCODERS:
+        stage = next(ours for ours in STAGES if rest.startswith(ours + "."))
+        inner = rest[len(stage) :]
+        joined = ["conv1", "conv1_m", "conv1_o"] if (part, stage) == ("memory_encoder", "stem.0") else [STAGES[stage]]
+        return [f"{ENCODERS[part]}.{theirs}{inner}" for theirs in joined]
+    if part == "decoder":
+        layer = next(ours for ours in DECODER if rest.startswith(ours + "."))
+        return [f"Decoder.{DECODER[layer]}{rest[len(layer) :]}"]
+    stride = int(part.lstrip("querymo"))
+    head = f"KV_{part[0].upper()}_{HEADS[stride]}"
+    kind = rest.removeprefix("project.")
+    return [f"{head}.Key.{kind}", *([f"{head}.Value.{kind}"] if has_value else [])]
+
+
+def load_official(model: HMMN, path: str) -> HMMN:
+    """Load the released checkpoint into a network of the paper's size, every entry of both in its place.
+
+    Args:
+        model: an HMMN with the default trunks and widths.
+        path: the file; entries with or without the prefix ``module.``.
+
+    Returns:
+        ``model``, in evaluation mode.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: something else, damaged, or entries missing, unexpected or of another shape; it names them.
+    """
+    released = _read(path)
+    state, missing, used = {}, [], set()
+    for name, own in model.state_dict().items():
+        part = model.get_submodule(name.partition(".")[0])
+        theirs = sources(name, has_value=getattr(part, "dims", [0, 1])[1] > 0)
+        used.update(theirs)
+        absent = [entry for entry in theirs if entry not in released]
+        missing += [f"{entry} is missing" for entry in absent]
+        if not absent:
+            # Stems are joined along their inputs, key and value along their outputs.
+            tensors = [released[entry] for entry in theirs]
+            state[name] = tensors[0] if len(tensors) == 1 else torch.cat(tensors, dim=1 if "stem" in name else 0)
+            if state[name].shape != own.shape:
+                missing.append(f"{theirs[0]} makes {tuple(state[name].shape)} where {tuple(own.shape)} is needed")
+    for encoder in ENCODERS.values():
+        for entry, own in ((f"{encoder}.mean", model.mean), (f"{encoder}.std", model.std)):
+            used.add(entry)
+            if entry not in released:
+                missing.append(f"{entry} is missing")
+            elif not torch.allclose(released[entry].flatten().to(own), own.flatten(), atol=1e-6):
+                missing.append(f"{entry} is not ImageNet's")
+    unexpected = [f"{entry} is unexpected" for entry in released if entry not in used]
+    if missing or unexpected:
+        wrong = [*missing, *unexpected]
+        raise ValueError(
+            f"{path}: not the released HMMN, {len(missing)} entries are missing or do not fit and {len(unexpected)} are "
+            f"unexpected ({'; '.join(wrong[:4])}{', ...' if len(wrong) > 4 else ''})"
+        )
+    model.load_state_dict(state)
+    return model.eval()
+
+
+def _read(path: str) -> dict[str, Tensor]:
+    """The released state dict without prefix; nothing in the file is run as code."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such file; give the released checkpoint of HMMN (HMMN_weights.pth)")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # bytes that are something else make the unpickler fail in any way
+        reason = str(error).strip().partition("\n")[0].partition(". ")[0] or type(error).__name__
+        raise ValueError(f"{path}: cannot be read as a state dict ({reason}); it is damaged or something else") from error
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        what = f"a dict of {', '.join(map(str, list(content)[:4]))}" if isinstance(content, dict) else type(content).__name__
+        raise ValueError(f"{path}: not a flat state dict but {what}; give the released checkpoint of HMMN")
+    return {name.removeprefix("module."): value for name, value in content.items()}

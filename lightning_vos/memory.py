@@ -69,9 +69,7 @@ class FrameBank(SequenceState):
         super().reset()
         self.frame_ids = []
 
-    def open_slot(
-        self, entry: Tensor, frame_id: int, protected: bool = False, writes: Tensor | None = None
-    ) -> None:
+    def open_slot(self, entry: Tensor, frame_id: int, protected: bool = False, writes: Tensor | None = None) -> None:
         """Begin the slot of a frame; :meth:`_append` then adds what is stored of it.
 
         Args:

@@ -11,7 +11,13 @@ def per_object(x: Tensor, objects: int) -> Tensor:
     return x if objects == 1 else x.repeat_interleave(objects, dim=0)
 
 
-def with_masks(image: Tensor, masks: Tensor, objects: slice = slice(None)) -> Tensor:
+def add_frame(x: Tensor, frame: Tensor) -> Tensor:
+    """Add a tensor of the frame ``(B, C, h, w)`` to that of every object, ``x (B * K, C, h, w)``, in place."""
+    x.unflatten(0, (len(frame), -1)).add_(frame.unsqueeze(1))
+    return x
+
+
+def with_masks(image: Tensor, masks: Tensor, objects: slice | None = None) -> Tensor:
     """Input of an encoder that sees a frame and one of its objects (STM): RGB, the object, the other objects.
 
     Args:
@@ -22,7 +28,7 @@ def with_masks(image: Tensor, masks: Tensor, objects: slice = slice(None)) -> Te
     Returns:
         ``(B * K', 5, H, W)``.
     """
-    chosen = masks[:, objects]
+    chosen = masks if objects is None else masks[:, objects]
     others = (masks.sum(dim=1, keepdim=True) - chosen).clamp(0, 1)
     planes = torch.stack([chosen, others], dim=2).flatten(0, 1).to(image.dtype)
     return torch.cat([per_object(image, chosen.shape[1]), planes], dim=1)

@@ -1,4 +1,4 @@
-"""The fine memories of HMMN: first and previous frame at strides 8 and 4, read at the cells that the coarse read chose."""
+"""The fine memories of HMMN: first and previous frame at strides 8 and 4, read where the coarse read points."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from lightning_vos.memory import SequenceState
 CHUNK_BYTES = 2**23  # of gathered keys and values; small enough to stay in a cache
 
 
-def to_cells(x: Tensor, side: int) -> Tensor:
-    """Group the pixels of a map by coarse cell: ``(..., C, h * side, w * side)`` to ``(..., h * w, side**2, C)``."""
-    height, width = x.shape[-2] // side, x.shape[-1] // side
-    x = x.unflatten(-1, (width, side)).unflatten(-3, (height, side))  # (..., C, h, s, w, s)
-    return x.movedim(-5, -1).transpose(-4, -3).flatten(-5, -4).flatten(-3, -2)
+def by_cell(x: Tensor, side: int) -> Tensor:
+    """View of a map with its pixels grouped by coarse cell.
+
+    ``(..., C, h * side, w * side)`` to ``(..., h, w, side, side, C)``.
+    """
+    x = x.movedim(-3, -1)
+    return x.unflatten(-2, (-1, side)).unflatten(-4, (-1, side)).transpose(-4, -3)
 
 
-def from_cells(x: Tensor, side: int, grid: tuple[int, int]) -> Tensor:
-    """Undo :func:`to_cells`: ``(..., h * w, side**2, C)`` to ``(..., C, h * side, w * side)``."""
-    x = x.unflatten(-2, (side, side)).unflatten(-4, grid)  # (..., h, w, s, s, C)
-    return x.transpose(-4, -3).movedim(-1, -5).flatten(-2).flatten(-3, -2)
+def to_map(x: Tensor) -> Tensor:
+    """Undo :func:`by_cell`: ``(..., h, w, side, side, C)`` to ``(..., C, h * side, w * side)``, channels-last."""
+    return x.transpose(-4, -3).flatten(-5, -4).flatten(-3, -2).movedim(-1, -3)
 
 
 def guided_attention(query: Tensor, keys: Tensor, values: Tensor, cells: Tensor) -> Tensor:
@@ -60,20 +61,19 @@ def guided_attention(query: Tensor, keys: Tensor, values: Tensor, cells: Tensor)
 class FineMemory(SequenceState):
     """Keys and values of every object's first frame and of the previous frame, at one fine stride.
 
-    Shapes: ``(B, K, N, side**2, C)``, pixels grouped by the coarse cell that they belong to.
+    Shapes: ``(B, K, 2, h, w, side, side, C)``: first frame, previous frame; pixels grouped by the coarse cell that they
+    belong to.
 
     Args:
         side: fine pixels along the side of a coarse cell: 2 at stride 8, 4 at stride 4.
     """
 
-    first_keys: Tensor
-    first_values: Tensor
-    previous_keys: Tensor
-    previous_values: Tensor
+    keys: Tensor
+    values: Tensor
 
     def __init__(self, side: int) -> None:
         """See the class."""
-        super().__init__("first_keys", "first_values", "previous_keys", "previous_values")
+        super().__init__("keys", "values")
         self.side = side
 
     def write(self, key: Tensor, value: Tensor, born: list[bool]) -> None:
@@ -84,17 +84,17 @@ class FineMemory(SequenceState):
             value: ``(B, K, C_v, side * h, side * w)``.
             born: for each of the K objects, whether this is its first frame.
         """
-        for name, entry in (("keys", key), ("values", value)):
-            entry = to_cells(entry, self.side).contiguous()
-            setattr(self, f"previous_{name}", entry)
-            first = getattr(self, f"first_{name}")
-            if first is None or all(born):
-                first = entry
-            elif any(born):
-                first = F.pad(first, (0, 0, 0, 0, 0, 0, 0, entry.shape[1] - first.shape[1]))
-                is_new = torch.tensor(born, device=entry.device).view(1, -1, 1, 1, 1)
+        for name, entry in (("keys", by_cell(key, self.side)), ("values", by_cell(value, self.side))):
+            stored = getattr(self, name)
+            if stored is not None and not any(born) and not torch.is_grad_enabled():
+                stored[:, :, 1] = entry  # nothing is allocated, and the first frame is not copied again
+                continue
+            first = entry if stored is None else stored[:, :, 0]
+            if stored is not None and any(born):
+                first = F.pad(first, (0, 0) * 5 + (0, entry.shape[1] - first.shape[1]))
+                is_new = torch.tensor(born, device=entry.device).view(1, -1, *(1,) * 5)
                 first = torch.where(is_new, entry, first)
-            setattr(self, f"first_{name}", first)
+            setattr(self, name, torch.stack([first, entry], dim=2))
 
     def read(self, query: Tensor, cells: Tensor, objects: slice | Tensor, alone: bool) -> Tensor:
         """Read at the chosen cells.
@@ -108,12 +108,14 @@ class FineMemory(SequenceState):
         Returns:
             ``(B, K', C_v, side * h, side * w)``.
         """
-        keys, values = self.previous_keys[:, objects], self.previous_values[:, objects]
-        if not alone:
-            keys = torch.cat([self.first_keys[:, objects], keys], dim=2)
-            values = torch.cat([self.first_values[:, objects], values], dim=2)
-        batch, chosen = keys.shape[:2]
-        pixels = to_cells(query, self.side)[:, None].expand(-1, chosen, -1, -1, -1)
-        read = guided_attention(*(tensor.flatten(0, 1) for tensor in (pixels, keys, values, cells)))
-        grid = (query.shape[-2] // self.side, query.shape[-1] // self.side)
-        return from_cells(read, self.side, grid).unflatten(0, (batch, chosen))
+        frames = slice(1, 2) if alone else slice(0, 2)
+        keys, values = (stored[:, objects][:, :, frames] for stored in (self.keys, self.values))
+        batch, chosen, _, height, width = keys.shape[:5]
+        pixels = by_cell(query, self.side).flatten(1, 2).flatten(2, 3)  # (B, N, S, C_k)
+        read = guided_attention(
+            pixels.unsqueeze(1).expand(-1, chosen, -1, -1, -1).flatten(0, 1),
+            keys.flatten(0, 1).flatten(1, 3).flatten(2, 3),
+            values.flatten(0, 1).flatten(1, 3).flatten(2, 3),
+            cells.flatten(0, 1),
+        )
+        return to_map(read.view(batch, chosen, height, width, self.side, self.side, -1))

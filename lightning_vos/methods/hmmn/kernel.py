@@ -1,4 +1,4 @@
-"""The Gaussian kernel of the coarse read: where in the query frame a memory cell is expected, and how far it may answer.
+"""The Gaussian kernel of the coarse read: where a memory cell is expected in the query frame, and how far it answers.
 
 Cells of the ``h x w`` grid are numbered row by row, ``index = y * w + x``; distances are in cells.
 """

@@ -113,9 +113,7 @@ class KernelGuidedBank(FrameBank):
         phi = self.arrived[:, -1:]  # the newest frame's centres are the last hop itself
         return torch.cat([phi.expand_as(self.arrived[:, :-1]).gather(-1, self.arrived[:, :-1]), phi], dim=1)
 
-    def read(
-        self, query: Tensor, grid: Grid, objects: slice | Tensor, start: int, top_k: int
-    ) -> tuple[Tensor, Tensor]:
+    def read(self, query: Tensor, grid: Grid, objects: slice | Tensor, start: int, top_k: int) -> tuple[Tensor, Tensor]:
         """Answer a query frame for some objects.
 
         Args:

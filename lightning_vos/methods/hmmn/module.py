@@ -34,7 +34,7 @@ class Features(NamedTuple):
 class HMMN(VOSModule):
     """Space-time memory network with a kernel-guided read at stride 16 and top-k guided reads at strides 8 and 4.
 
-    Every part can be switched off; parts that are off keep their (frozen) parameters, so checkpoints fit every ablation.
+    Every part can be switched off; parts that are off keep their (frozen) parameters: checkpoints fit every ablation.
 
     Args:
         query_trunk: ResNet of the query encoder (ResNet-50 in the paper).
@@ -84,10 +84,9 @@ class HMMN(VOSModule):
         """See the class."""
         super().__init__(**kwargs)
         self.save_hyperparameters(ignore=["weights"])
-        if min(memory_every, objects_at_once, top_k) < 1:
-            raise ValueError(
-                f"memory_every={memory_every}, objects_at_once={objects_at_once}, top_k={top_k}: each must be at least 1"
-            )
+        for name, value in (("memory_every", memory_every), ("objects_at_once", objects_at_once), ("top_k", top_k)):
+            if value < 1:
+                raise ValueError(f"{name}={value}: must be at least 1")
         self.kernel_in_training = kernel_in_training
         self.fine_reads = fine_reads
         self.top_k = top_k
@@ -107,6 +106,8 @@ class HMMN(VOSModule):
         self.memory16 = KeyValue(m16, key_dims[0], value_dims[0])
         self.memory8 = KeyValue(m8, key_dims[1], value_dims[1])
         self.memory4 = KeyValue(m4, key_dims[2], value_dims[2])
+        if memory_trunk == query_trunk:
+            self._start_alike()
         self.decoder = Decoder(value_dims[0], (c8, c4), (value_dims[1], value_dims[2]), decoder_dim)
         self.bank = KernelGuidedBank(capacity, kernel, hop_twice=hop == "official")
         self.fine8 = FineMemory(side=2)
@@ -114,6 +115,23 @@ class HMMN(VOSModule):
         for level, parts in enumerate(self._fine_parts()):
             for part in parts:
                 part.requires_grad_(level < fine_reads)
+
+    @torch.no_grad()
+    def _start_alike(self) -> None:
+        """Start the memory encoder and the memory keys as copies of the query's, where the ResNets are the same.
+
+        Two random networks see nothing alike in the same picture: trained from scratch without this, the coarse read
+        does not learn to match (``docs/hmmn.md``).
+        """
+        wide = self.memory_encoder.stem[0].weight
+        for ours, theirs in zip(self.memory_encoder.parameters(), self.query_encoder.parameters(), strict=True):
+            (ours[:, :3] if ours is wide else ours).copy_(theirs)
+        for memory, query in ((self.memory16, self.query16), (self.memory8, self.query8), (self.memory4, self.query4)):
+            keys = query.dims[0]
+            nn.init.orthogonal_(query.project.weight[:keys])
+            memory.project.weight[:keys] = query.project.weight[:keys]
+            for head in (memory, query):
+                head.project.bias[:keys] = 0
 
     def _fine_parts(self) -> list[list[nn.Module]]:
         """What serves only the fine read at stride 8, and at stride 4."""
@@ -141,7 +159,7 @@ class HMMN(VOSModule):
         parts, order = [], []
         for start, objects in self._groups():
             alone = start == len(self.bank) - 1
-            chosen = slice(None) if len(objects) == len(self.tracks.births) else torch.tensor(objects, device=key.device)
+            chosen = _index(objects, key.device)
             read, cells = self.bank.read(key, grid, chosen, start, self.top_k if any(uses) else 0)
             coarse = read.transpose(2, 3).unflatten(-1, grid)
             own = per_object(own_value, len(objects)).unflatten(0, coarse.shape[:2])
@@ -195,7 +213,7 @@ class HMMN(VOSModule):
             heads += self.memory8(f8) if self.fine_reads > 0 else []
             heads += self.memory4(f4) if self.fine_reads > 1 else []
             parts.append([head.unflatten(0, (len(probs), -1)) for head in heads])
-        key, value, *fine = (torch.cat(pieces, dim=1) for pieces in zip(*parts, strict=True))
+        key, value, *fine = (torch.cat(ps, dim=1) if len(ps) > 1 else ps[0] for ps in zip(*parts, strict=True))
         temporary = not (self.training or given is not None or t % self.memory_every == 0)
         cells = [entry.flatten(3).transpose(2, 3) for entry in (key, value)]
         self.bank.write(cells[0], cells[1], t, protected=given is not None, temporary=temporary)
@@ -223,3 +241,10 @@ class HMMN(VOSModule):
             ValueError: the file is something else or damaged, or entries are missing, unexpected or of other shapes.
         """
         return load_official(cls(hop=hop, **init), path)
+
+
+def _index(objects: list[int], device: torch.device) -> slice | Tensor:
+    """Objects as an index into their dimension: a view where they follow one another."""
+    if objects == list(range(objects[0], objects[-1] + 1)):
+        return slice(objects[0], objects[-1] + 1)
+    return torch.tensor(objects, device=device)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_vos.blocks.decoder import ResBlock, conv3x3, upsample
-from lightning_vos.blocks.objects import per_object
+from lightning_vos.blocks.objects import add_frame, per_object
 
 
 class KeyValue(nn.Module):
@@ -30,7 +30,7 @@ class KeyValue(nn.Module):
 
 
 class Skips(NamedTuple):
-    """What the decoder takes from the query frame, once for all objects: ``s8 (B, D, 2h, 2w)``, ``s4 (B, D, 4h, 4w)``."""
+    """What the decoder takes of the query frame, for all objects: ``s8 (B, D, 2h, 2w)``, ``s4 (B, D, 4h, 4w)``."""
 
     s8: Tensor
     s4: Tensor
@@ -48,11 +48,20 @@ class FineFusion(nn.Module):
         self.refine_skip = ResBlock(dim, dim)
         self.refine = ResBlock(dim, dim)
 
-    def forward(self, skip: Tensor, read: Tensor | None, coarse: Tensor) -> Tensor:
-        """Args are ``(R, D, h, w)``, ``(R, value_dim, h, w)`` or None (branch left out), ``(R, D, h/2, w/2)``."""
-        if read is not None:
-            skip = skip + self.memory(read)
-        return self.refine(self.refine_skip(skip) + upsample(coarse, 2))
+    def forward(self, skip: Tensor, read: Tensor | None, coarse: Tensor, objects: int) -> Tensor:
+        """Fuse one scale.
+
+        Args:
+            skip: ``(B, D, h, w)`` query feature, one for all objects of a frame.
+            read: ``(B * K, value_dim, h, w)`` fine read, or None where the branch is left out.
+            coarse: ``(B * K, D, h/2, w/2)``.
+            objects: K.
+
+        Returns:
+            ``(B * K, D, h, w)``.
+        """
+        fine = per_object(skip, objects) if read is None else add_frame(self.memory(read), skip)
+        return self.refine(self.refine_skip(fine).add_(upsample(coarse, 2)))
 
 
 class Decoder(nn.Module):
@@ -95,8 +104,8 @@ class Decoder(nn.Module):
         batch, objects = coarse.shape[:2]
         read8, read4 = (None if read is None else read.flatten(0, 1) for read in (read8, read4))
         x = self.refine16(self.compress(coarse.flatten(0, 1)))
-        x = self.fuse8(per_object(skips.s8, objects), read8, x)
-        x = self.fuse4(per_object(skips.s4, objects), read4, x)
+        x = self.fuse8(skips.s8, read8, x, objects)
+        x = self.fuse4(skips.s4, read4, x, objects)
         background, foreground = self.predict(F.relu(x)).unbind(dim=1)
         # The difference before the up-sampling: both are linear, and it is half the work.
         return upsample((foreground - background).unflatten(0, (batch, objects)), 4)

@@ -92,8 +92,8 @@ def load_official(model: HMMN, path: str) -> HMMN:
     if missing or unexpected:
         wrong = [*missing, *unexpected]
         raise ValueError(
-            f"{path}: not the released HMMN, {len(missing)} entries are missing or do not fit and {len(unexpected)} are "
-            f"unexpected ({'; '.join(wrong[:4])}{', ...' if len(wrong) > 4 else ''})"
+            f"{path}: not the released HMMN, {len(missing)} entries are missing or do not fit and {len(unexpected)} "
+            f"are unexpected ({'; '.join(wrong[:4])}{', ...' if len(wrong) > 4 else ''})"
         )
     model.load_state_dict(state)
     return model.eval()
@@ -107,8 +107,14 @@ def _read(path: str) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # bytes that are something else make the unpickler fail in any way
         reason = str(error).strip().partition("\n")[0].partition(". ")[0] or type(error).__name__
-        raise ValueError(f"{path}: cannot be read as a state dict ({reason}); it is damaged or something else") from error
+        raise ValueError(
+            f"{path}: cannot be read as a state dict ({reason}); it is damaged or something else"
+        ) from error
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        what = f"a dict of {', '.join(map(str, list(content)[:4]))}" if isinstance(content, dict) else type(content).__name__
+        what = (
+            f"a dict of {', '.join(map(str, list(content)[:4]))}"
+            if isinstance(content, dict)
+            else type(content).__name__
+        )
         raise ValueError(f"{path}: not a flat state dict but {what}; give the released checkpoint of HMMN")
     return {name.removeprefix("module."): value for name, value in content.items()}

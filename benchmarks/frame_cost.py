@@ -1,0 +1,75 @@
+"""Cost of a frame in units of one ResNet-50: ``python -m benchmarks.frame_cost --method HMMN``.
+
+The unit is one forward pass of torchvision's ResNet-50 to layer3 on one frame of the same size, measured in the same
+run, between the frames: what a machine does in a second cancels out. Networks of full size, random weights, float32.
+The median over the frames from the third on (a memory of two to three frames with ``memory_every=5``) is reported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torchvision.models import resnet50
+from torchvision.models.feature_extraction import create_feature_extractor
+
+import lightning_vos
+from callbacks import device_name
+
+
+def seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def stripes(objects: int, height: int, width: int) -> Tensor:
+    """One-hot masks of upright stripes, one an object."""
+    masks = torch.zeros(1, objects, height, width)
+    for k in range(objects):
+        masks[:, k, height // 4 : 3 * height // 4, (2 * k + 1) * width // (2 * objects + 2) :][..., :64] = 1
+    return masks
+
+
+@torch.inference_mode()
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--method", default="HMMN")
+    parser.add_argument("--objects", type=int, nargs="+", default=[1, 3])
+    parser.add_argument("--size", type=int, nargs=2, default=[480, 864], metavar=("H", "W"))
+    parser.add_argument("--frames", type=int, default=10)
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--set", type=json.loads, default={}, help="settings of the network, JSON")
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+
+    height, width = args.size
+    trunk = create_feature_extractor(resnet50().eval(), ["layer3"])
+    model = getattr(lightning_vos, args.method)(**args.set).eval()
+    model.configure_model()
+    image = torch.rand(1, 3, height, width)
+    print(f"{args.method} {height}x{width}, torch {torch.__version__}, {device_name('cpu')}")
+    print("objects  s/frame  s/unit  units/frame")
+    for objects in args.objects:
+        frame_times, unit_times = [], []
+        with model.sequence():
+            for t in range(args.frames):
+                frame = torch.randint(0, 256, (1, 3, height, width), dtype=torch.uint8)
+                mask = stripes(objects, height, width) if t == 0 else None
+                frame_time = seconds(lambda frame=frame, mask=mask: model.step(frame, mask))
+                unit_time = seconds(lambda: trunk(image))
+                if t > 1:
+                    frame_times.append(frame_time)
+                    unit_times.append(unit_time)
+        frame_time, unit_time = statistics.median(frame_times), statistics.median(unit_times)
+        print(f"{objects:<9}{frame_time:<9.2f}{unit_time:<8.3f}{frame_time / unit_time:.2f}")
+
+
+if __name__ == "__main__":
+    main()

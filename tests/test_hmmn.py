@@ -190,7 +190,7 @@ def test_01_wide_kernel_is_the_plain_read() -> None:
 
 @pytest.mark.parametrize("hop_twice", [False, True])
 def test_02_07_tracked_read_is_the_loop(hop_twice: bool) -> None:
-    """Softmax times the kernel, normalised; centres composed hop by hop, in the official form with the last one twice."""
+    """Softmax times the kernel, normalised; centres composed hop by hop, officially with the last one twice."""
     bank, query = filled(3, hop_twice=hop_twice), keys(1, seed=99)
     out, cells = read(bank, query, top_k=6)
     for k in range(2):

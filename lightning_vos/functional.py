@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -36,7 +38,7 @@ def aggregate(probs: Tensor) -> Tensor:
     Returns:
         ``(B, K+1, H, W)`` logits, background first.
     """
-    probs = probs.float() if probs.dtype != torch.float64 else probs
+    probs = in_full(probs)
     background = torch.prod(1 - probs, dim=1, keepdim=True)
     return torch.logit(torch.cat([background, probs], dim=1).clamp(EPSILON, 1 - EPSILON))
 
@@ -66,25 +68,39 @@ def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(labels[None, None].float(), size=size, mode="nearest-exact")[0, 0].to(labels.dtype)
 
 
+Similarity = Callable[[Tensor, Tensor], Tensor]
+
+
+def dot_similarity(memory: Tensor, query: Tensor) -> Tensor:
+    """Scaled dot product ``s_ij = k_j . q_i / sqrt(C)`` (STM, Oh et al. 2019); arguments of :func:`l2_similarity`."""
+    with torch.autocast(query.device.type, enabled=False):
+        memory, query = in_full(memory), in_full(query)
+        return (memory.shape[-1] ** -0.5 * query) @ memory.transpose(-1, -2)
+
+
 def l2_similarity(memory: Tensor, query: Tensor) -> Tensor:
     """Negative squared distance up to a term constant in the memory position (STCN, Cheng et al. 2021).
 
     ``s_ij = (2 k_j . q_i - |k_j|^2) / sqrt(C)``; its softmax over j equals that of ``-|k_j - q_i|^2 / sqrt(C)``.
 
     Args:
-        memory: ``(B, M, C)`` memory keys k.
-        query: ``(B, N, C)`` query keys q.
+        memory: ``(..., M, C)`` memory keys k.
+        query: ``(..., N, C)`` query keys q.
 
     Returns:
-        ``(B, N, M)``, float32 at least: half precision is not enough for a difference of squares.
+        ``(..., N, M)``, float32 at least: half precision is not enough for a difference of squares.
     """
     with torch.autocast(query.device.type, enabled=False):
-        if query.dtype != torch.float64:
-            memory, query = memory.float(), query.float()
+        memory, query = in_full(memory), in_full(query)
         scale = memory.shape[-1] ** -0.5
-        offset = (scale * memory.pow(2).sum(-1)).unsqueeze(1)
+        offset = (scale * memory.pow(2).sum(-1)).unsqueeze(-2)
         # In place: the (N, M) matrix is the largest tensor of the whole method.
-        return ((2 * scale * query) @ memory.transpose(1, 2)).sub_(offset)
+        return ((2 * scale * query) @ memory.transpose(-1, -2)).sub_(offset)
+
+
+def in_full(tensor: Tensor) -> Tensor:
+    """Out of half precision: float32, or float64 where it is that already."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 def topk_read(similarity: Tensor, values: Tensor, k: int) -> Tensor:

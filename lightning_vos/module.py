@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from lightning_vos.checkpoint import check_method, load_weights
-from lightning_vos.functional import aggregate, one_hot, pad_to_stride, resize_labels, unpad
+from lightning_vos.functional import aggregate, in_full, one_hot, pad_to_stride, resize_labels, unpad
 from lightning_vos.losses import bootstrap_fraction, segmentation_loss
 from lightning_vos.memory import SequenceState
 from lightning_vos.tracks import Tracks
@@ -193,7 +193,7 @@ class VOSModule(LightningModule):
                 raise RuntimeError("the first frame of a sequence needs the masks of the objects to follow")
             probs = given
         else:
-            probs = torch.sigmoid(_full(self.segment(query))) * tracks.present[:, :, None, None]
+            probs = torch.sigmoid(in_full(self.segment(query))) * tracks.present[:, :, None, None]
             if given is not None:
                 # The given objects are what they are given as, and nobody else is there.
                 is_given = given.flatten(2).any(dim=2)[:, :, None, None]
@@ -352,8 +352,3 @@ def _check_mask(mask: Tensor, frame: Tensor) -> None:
         raise ValueError(f"mask holds {low:g} to {high:g}: give one channel of 0 and 1 per object, not ids or 0/255")
     if mask.shape[1] > 1 and (overlap := mask.float().sum(dim=1).max().item()) > 1.001:
         raise ValueError(f"the objects of the mask overlap (they sum to {overlap:.3g}): a pixel belongs to one object")
-
-
-def _full(tensor: Tensor) -> Tensor:
-    """Out of half precision: probabilities near 0 and 1 need float32."""
-    return tensor if tensor.dtype == torch.float64 else tensor.float()

@@ -8,12 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lightning_vos.functional import Similarity, dot_similarity
+
 Grid = tuple[int, int]  # (h, w)
-
-
-def in_full(keys: Tensor) -> Tensor:
-    """Keys for an arg-max: no gradient, and not in half precision, where too many cells would tie."""
-    return keys.detach() if keys.dtype == torch.float64 else keys.detach().float()
 
 
 def window(grid: Grid, radius: int, device: torch.device) -> Tensor:
@@ -29,42 +26,41 @@ def window(grid: Grid, radius: int, device: torch.device) -> Tensor:
     return (ys[:, None, :, None] * width + xs[None, :, None, :]).reshape(height * width, -1)
 
 
-def hop(memory: Tensor, query: Tensor, grid: Grid, radius: int) -> Tensor:
+@torch.no_grad()
+def hop(memory: Tensor, query: Tensor, grid: Grid, radius: int, similarity: Similarity = dot_similarity) -> Tensor:
     """Where every memory cell goes in the next frame: its most similar query cell in the window around itself.
 
-    ``phi(p) = argmax_q <k_p, k_q>`` over ``|y_q - y_p| <= radius, |x_q - x_p| <= radius``.
+    ``phi(p) = argmax_q s_pq`` over ``|y_q - y_p| <= radius, |x_q - x_p| <= radius``.
 
     Args:
         memory: ``(B, K, N, C)`` keys of the newest memory frame.
         query: ``(B, N, C)`` keys of the query frame.
         grid: (h, w).
         radius: of the window, cells.
+        similarity: that of the read.
 
     Returns:
         ``(B, K, N)`` int64 indices of query cells; no gradient flows through them.
     """
     cells = window(grid, radius, query.device)
-    memory, query = in_full(memory), in_full(query)
-    with torch.autocast(query.device.type, enabled=False):
-        scores = query[:, cells] @ memory.permute(0, 2, 3, 1)  # (B, N, 49, C) @ (B, N, C, K)
-    best = scores.argmax(dim=2)  # (B, N, K)
+    best = similarity(query[:, cells], memory.transpose(1, 2)).argmax(dim=-1)  # of (B, N, K, 49)
     return cells.expand(len(query), -1, -1).gather(2, best).transpose(1, 2)
 
 
-def global_centres(memory: Tensor, query: Tensor) -> Tensor:
+@torch.no_grad()
+def global_centres(memory: Tensor, query: Tensor, similarity: Similarity = dot_similarity) -> Tensor:
     """The kernel centres of KMN (Seong et al., ECCV 2020): the most similar query cell, wherever it is.
 
     Args:
         memory: ``(B, T, K, N, C)`` keys of the stored frames.
         query: ``(B, N, C)``.
+        similarity: that of the read.
 
     Returns:
         ``(B, T, K, N)`` int64.
     """
-    query = in_full(query).unsqueeze(1).transpose(-1, -2)  # (B, 1, C, N)
-    with torch.autocast(query.device.type, enabled=False):
-        # One frame at a time: all affinities at once would grow with the memory.
-        return torch.stack([(in_full(frame) @ query).argmax(dim=-1) for frame in memory.unbind(1)], dim=1)
+    # One frame at a time: all affinities at once would grow with the memory.
+    return torch.stack([similarity(query.unsqueeze(1), frame).argmax(dim=-1) for frame in memory.unbind(1)], dim=1)
 
 
 def penalty(centres: Tensor, sigma: Tensor, grid: Grid, rows: range) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightning_vos.functional import Similarity, dot_similarity, in_full
 from lightning_vos.memory import FrameBank
 from lightning_vos.methods.hmmn.kernel import Grid, global_centres, hop, penalty
 
@@ -29,6 +30,7 @@ class KernelGuidedBank(FrameBank):
         kernel: ``tracked``: centres composed of hops within a 7x7 window, sigma growing with the age of the slot;
             ``global``: KMN's, the best match in the whole frame and one sigma; ``none``.
         hop_twice: apply the last hop twice to all frames but the newest, as the released code does (trap H1).
+        similarity: of keys; the paper's is the scaled dot product.
         sigma: width of the newest frame's kernel, cells.
         growth: ``sigma_a = sigma * (1 + growth * a)``, a = age of the slot counted from the newest.
         radius: of the hop's window, cells.
@@ -44,6 +46,7 @@ class KernelGuidedBank(FrameBank):
         capacity: int | None,
         kernel: Kernel = "tracked",
         hop_twice: bool = False,
+        similarity: Similarity = dot_similarity,
         sigma: float = 3.0,
         growth: float = 0.5,
         radius: int = 3,
@@ -53,6 +56,7 @@ class KernelGuidedBank(FrameBank):
         self.register_buffer("arrived", None, persistent=False)
         self.kernel = kernel
         self.hop_twice = hop_twice
+        self.similarity = similarity
         self.sigma = sigma
         self.growth = growth
         self.radius = radius
@@ -101,9 +105,9 @@ class KernelGuidedBank(FrameBank):
             grid: (h, w).
         """
         if self.kernel == "global":
-            self.arrived = global_centres(self.keys, query)
+            self.arrived = global_centres(self.keys, query, self.similarity)
             return
-        phi = hop(self.keys[:, -1], query, grid, self.radius).unsqueeze(1).expand_as(self.centres)
+        phi = hop(self.keys[:, -1], query, grid, self.radius, self.similarity).unsqueeze(1).expand_as(self.centres)
         self.arrived = phi.gather(-1, self.centres)
 
     def kernel_centres(self) -> Tensor:
@@ -134,11 +138,7 @@ class KernelGuidedBank(FrameBank):
         batch, chosen, positions = keys.shape[:3]
         height, width = grid
         cells = height * width
-        with torch.autocast(query.device.type, enabled=False):
-            if query.dtype != torch.float64:
-                keys, query = keys.float(), query.float()
-            keys = keys.transpose(-1, -2)
-            query = (query * query.shape[-1] ** -0.5).unsqueeze(1)
+        keys, query = in_full(keys), in_full(query).unsqueeze(1)
         age = torch.arange(len(self) - start, device=query.device).flip(0)
         sigma = self.sigma * (1 + (self.growth if self.kernel == "tracked" else 0) * age.to(query.dtype))
 
@@ -146,18 +146,17 @@ class KernelGuidedBank(FrameBank):
         readout, guides = [], []
         for top in range(0, height, rows):
             part = range(top, min(top + rows, height))
-            with torch.autocast(query.device.type, enabled=False):
-                logits = query[:, :, part.start * width : part.stop * width] @ keys  # (B, K', n, T*N)
-                if centres is not None:
-                    by_row, by_column = penalty(centres, sigma, grid, part)
-                    on_grid = logits.unflatten(2, (len(part), width))
-                    on_grid.sub_(by_row.unsqueeze(3)).sub_(by_column.unsqueeze(2))
-                if top_k:
-                    ends = logits.detach()
-                    if positions > 2 * cells:
-                        ends = torch.cat([ends[..., :cells], ends[..., -cells:]], dim=-1)
-                    guides.append(ends.topk(min(top_k, ends.shape[-1]), dim=-1).indices)
-                attention = logits.softmax(dim=-1)
+            logits = self.similarity(keys, query[:, :, part.start * width : part.stop * width])  # (B, K', n, T*N)
+            if centres is not None:
+                by_row, by_column = penalty(centres, sigma, grid, part)
+                on_grid = logits.unflatten(2, (len(part), width))
+                on_grid.sub_(by_row.unsqueeze(3)).sub_(by_column.unsqueeze(2))
+            if top_k:
+                ends = logits.detach()
+                if positions > 2 * cells:
+                    ends = torch.cat([ends[..., :cells], ends[..., -cells:]], dim=-1)
+                guides.append(ends.topk(min(top_k, ends.shape[-1]), dim=-1).indices)
+            attention = logits.softmax(dim=-1)
             readout.append(attention.to(values.dtype) @ values)
         empty = torch.empty(batch, chosen, cells, 0, dtype=torch.int64, device=query.device)
         return torch.cat(readout, dim=2), torch.cat(guides, dim=2) if guides else empty

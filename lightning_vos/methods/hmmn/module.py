@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from lightning_vos.blocks.backbone import Backbone, Norm, Trunk
 from lightning_vos.blocks.objects import per_object, with_masks
+from lightning_vos.functional import dot_similarity, l2_similarity
+from lightning_vos.methods.hmmn.alignment import KeyAlignment
 from lightning_vos.methods.hmmn.fine import FineMemory
 from lightning_vos.methods.hmmn.memory import Kernel, KernelGuidedBank
 from lightning_vos.methods.hmmn.network import Decoder, KeyValue
@@ -49,11 +51,15 @@ class HMMN(VOSModule):
             :class:`~lightning_vos.methods.hmmn.memory.KernelGuidedBank`.
         kernel_in_training: use the kernel in training too. KMN's authors found that it hurts there.
         hop: ``paper``, or ``official`` for what the released code does: the last hop twice.
+        similarity: of the coarse keys: scaled dot product (the paper's), or STCN's L2 distance, with which a network
+            from scratch learns to match sooner.
         fine_reads: 0: coarse read only; 1: also stride 8; 2: also stride 4.
         top_k: memory cells of the first and the previous frame that guide the read at stride 8; a quarter of them
             guides that at stride 4.
         fine_dropout: probability that a fine read is left out of the decoder in training, as a whole: one draw for each
             scale and frame, the same for all clips of a step.
+        alignment_weight: weight of the loss that makes memory keys follow query keys; for training from scratch, see
+            :mod:`~lightning_vos.methods.hmmn.alignment`.
         memory_every: interval of the stored frames; the previous frame is always there too.
         capacity: stored frames at most, the first and the previous one included; null for no bound, as in the paper.
             40 frames at every 5th hold 195 frames of video without forgetting one.
@@ -73,9 +79,11 @@ class HMMN(VOSModule):
         kernel: Kernel = "tracked",
         kernel_in_training: bool = False,
         hop: Literal["paper", "official"] = "paper",
+        similarity: Literal["dot", "l2"] = "dot",
         fine_reads: Literal[0, 1, 2] = 2,
         top_k: int = 32,
         fine_dropout: float = 0.5,
+        alignment_weight: float = 0.0,
         memory_every: int = 5,
         capacity: int | None = 40,
         objects_at_once: int = 8,
@@ -92,6 +100,7 @@ class HMMN(VOSModule):
         self.top_k = top_k
         self.top_k4 = max(1, top_k // 4)
         self.fine_dropout = fine_dropout
+        self.alignment_weight = alignment_weight
         self.memory_every = memory_every
         self.objects_at_once = objects_at_once
 
@@ -109,9 +118,11 @@ class HMMN(VOSModule):
         if memory_trunk == query_trunk:
             self._start_alike()
         self.decoder = Decoder(value_dims[0], (c8, c4), (value_dims[1], value_dims[2]), decoder_dim)
-        self.bank = KernelGuidedBank(capacity, kernel, hop_twice=hop == "official")
+        measure = {"dot": dot_similarity, "l2": l2_similarity}[similarity]
+        self.bank = KernelGuidedBank(capacity, kernel, hop == "official", measure)
         self.fine8 = FineMemory(side=2)
         self.fine4 = FineMemory(side=4)
+        self.alignment = KeyAlignment()
         for level, parts in enumerate(self._fine_parts()):
             for part in parts:
                 part.requires_grad_(level < fine_reads)
@@ -123,7 +134,7 @@ class HMMN(VOSModule):
         Two random networks see nothing alike in the same picture: trained from scratch without this, the coarse read
         does not learn to match (``docs/hmmn.md``).
         """
-        wide = self.memory_encoder.stem[0].weight
+        wide = self.memory_encoder.stem.get_parameter("0.weight")
         for ours, theirs in zip(self.memory_encoder.parameters(), self.query_encoder.parameters(), strict=True):
             (ours[:, :3] if ours is wide else ours).copy_(theirs)
         for memory, query in ((self.memory16, self.query16), (self.memory8, self.query8), (self.memory4, self.query4)):
@@ -131,7 +142,7 @@ class HMMN(VOSModule):
             nn.init.orthogonal_(query.project.weight[:keys])
             memory.project.weight[:keys] = query.project.weight[:keys]
             for head in (memory, query):
-                head.project.bias[:keys] = 0
+                head.project.get_parameter("bias")[:keys] = 0
 
     def _fine_parts(self) -> list[list[nn.Module]]:
         """What serves only the fine read at stride 8, and at stride 4."""
@@ -214,6 +225,10 @@ class HMMN(VOSModule):
             heads += self.memory4(f4) if self.fine_reads > 1 else []
             parts.append([head.unflatten(0, (len(probs), -1)) for head in heads])
         key, value, *fine = (torch.cat(ps, dim=1) if len(ps) > 1 else ps[0] for ps in zip(*parts, strict=True))
+        if self.training and self.alignment_weight > 0:
+            queries = ((self.query16, query.f16), (self.query8, query.f8), (self.query4, query.f4))
+            for memory_key, (head, feature) in zip((key, *fine[::2]), queries, strict=False):
+                self.alignment.add(memory_key, head(feature)[0], self.tracks.present)
         temporary = not (self.training or given is not None or t % self.memory_every == 0)
         cells = [entry.flatten(3).transpose(2, 3) for entry in (key, value)]
         self.bank.write(cells[0], cells[1], t, protected=given is not None, temporary=temporary)
@@ -222,6 +237,10 @@ class HMMN(VOSModule):
             self.fine8.write(fine[0], fine[1], born)
         if self.fine_reads > 1:
             self.fine4.write(fine[2], fine[3], born)
+
+    def auxiliary_losses(self, labels: Tensor) -> dict[str, Tensor]:
+        """Alignment of the keys, if wanted."""
+        return {} if self.alignment.is_empty else {"alignment": self.alignment_weight * self.alignment.terms.mean()}
 
     def _in_the_graph(self) -> Tensor:
         """Zero, made of what a left-out fine read would have used: DDP waits for the gradient of every parameter."""

@@ -14,10 +14,11 @@ from lightning_vos.memory import SequenceState
 
 
 def alignment_loss(memory: Tensor, query: Tensor, present: Tensor) -> Tensor:
-    """Relative squared distance of a frame's memory keys to its query keys.
+    """Squared distance of a frame's memory keys to its query keys, in units of how much the query keys differ.
 
-    ``|k^M_o - k^Q|^2 / |k^Q|^2``, the query side a constant: it learns from the segmentation alone, and keys that all
-    go to zero gain nothing.
+    ``mean |k^M_o - k^Q|^2 / var k^Q`` with the variance over the positions of a frame: an error of 1 hides every
+    difference that matching could go by. The query side is a constant: it learns from the segmentation alone, and keys
+    that are all the same gain nothing.
 
     Args:
         memory: ``(B, K, C, h, w)`` keys of the objects.
@@ -28,7 +29,8 @@ def alignment_loss(memory: Tensor, query: Tensor, present: Tensor) -> Tensor:
         Scalar: mean over clips of the mean over the objects of the clip.
     """
     query = query.detach().float().unsqueeze(1)
-    error = (memory.float() - query).pow(2).mean(dim=(2, 3, 4)) / query.pow(2).mean(dim=(2, 3, 4)).clamp(min=1e-6)
+    spread = query.var(dim=(3, 4), correction=0).mean(dim=2)
+    error = (memory.float() - query).pow(2).mean(dim=(2, 3, 4)) / spread.clamp(min=1e-6)
     weight = present.to(error.dtype)
     return ((error * weight).sum(1) / weight.sum(1).clamp(min=1)).mean()
 

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightning_vos.functional import Similarity, dot_similarity
 from lightning_vos.memory import SequenceState
 
 CHUNK_BYTES = 2**23  # of gathered keys and values; small enough to stay in a cache
@@ -25,25 +26,28 @@ def to_map(x: Tensor) -> Tensor:
     return x.transpose(-4, -3).flatten(-5, -4).flatten(-3, -2).movedim(-1, -3)
 
 
-def guided_attention(query: Tensor, keys: Tensor, values: Tensor, cells: Tensor) -> Tensor:
+def guided_attention(
+    query: Tensor, keys: Tensor, values: Tensor, cells: Tensor, similarity: Similarity = dot_similarity
+) -> Tensor:
     """Attention of the pixels of a query cell to the pixels of the memory cells chosen for it.
 
-    ``z_u = sum_n softmax_n(<k_n, q_u> / sqrt(C_k)) v_n`` over the ``k * S`` pixels n of the k chosen cells.
+    ``z_u = sum_n softmax_n(s_nu) v_n`` over the ``k * S`` pixels n of the k chosen cells; s the similarity of keys.
 
     Args:
         query: ``(R, N, S, C_k)``, S pixels of every query cell.
         keys: ``(R, M, S, C_k)``, S pixels of every memory cell.
         values: ``(R, M, S, C_v)``.
         cells: ``(R, N, k)`` int64 in [0, M).
+        similarity: of keys; the paper's is the scaled dot product.
 
     Returns:
         ``(R, N, S, C_v)``. Peak memory is bounded: query cells are processed in pieces.
     """
-    rows, memory, pixels, key_dim = keys.shape
+    rows, memory, pixels = keys.shape[:3]
     chosen = cells.shape[-1]
     offset = memory * torch.arange(rows, device=cells.device).view(-1, 1, 1)
     index = (cells + offset).flatten(0, 1)  # (R * N, k)
-    query = (query * key_dim**-0.5).flatten(0, 1)
+    query = query.flatten(0, 1)
     keys, values = keys.reshape(rows * memory, -1), values.reshape(rows * memory, -1)
     cell_bytes = chosen * (keys.shape[1] + values.shape[1]) * keys.element_size()
     pieces = []
@@ -53,7 +57,7 @@ def guided_attention(query: Tensor, keys: Tensor, values: Tensor, cells: Tensor)
         # Whole cells are gathered, S pixels of one cell lying together: long runs, not single pixels.
         near_keys = keys.index_select(0, which.flatten()).view(len(part), chosen * pixels, -1)
         near_values = values.index_select(0, which.flatten()).view(len(part), chosen * pixels, -1)
-        attention = (part @ near_keys.transpose(1, 2)).softmax(dim=-1)
+        attention = similarity(near_keys, part).softmax(dim=-1)
         pieces.append(attention.to(near_values.dtype) @ near_values)
     return torch.cat(pieces).unflatten(0, (rows, -1))
 
@@ -66,14 +70,16 @@ class FineMemory(SequenceState):
 
     Args:
         side: fine pixels along the side of a coarse cell: 2 at stride 8, 4 at stride 4.
+        similarity: of keys.
     """
 
     keys: Tensor
     values: Tensor
 
-    def __init__(self, side: int) -> None:
+    def __init__(self, side: int, similarity: Similarity = dot_similarity) -> None:
         """See the class."""
         super().__init__("keys", "values")
+        self.similarity = similarity
         self.side = side
 
     def write(self, key: Tensor, value: Tensor, born: list[bool]) -> None:
@@ -117,5 +123,6 @@ class FineMemory(SequenceState):
             keys.flatten(0, 1).flatten(1, 3).flatten(2, 3),
             values.flatten(0, 1).flatten(1, 3).flatten(2, 3),
             cells.flatten(0, 1),
+            self.similarity,
         )
         return to_map(read.view(batch, chosen, height, width, self.side, self.side, -1))

@@ -51,7 +51,7 @@ class HMMN(VOSModule):
             :class:`~lightning_vos.methods.hmmn.memory.KernelGuidedBank`.
         kernel_in_training: use the kernel in training too. KMN's authors found that it hurts there.
         hop: ``paper``, or ``official`` for what the released code does: the last hop twice.
-        similarity: of the coarse keys: scaled dot product (the paper's), or STCN's L2 distance, with which a network
+        similarity: of keys: scaled dot product (the paper's), or STCN's L2 distance, with which a network
             from scratch learns to match sooner.
         fine_reads: 0: coarse read only; 1: also stride 8; 2: also stride 4.
         top_k: memory cells of the first and the previous frame that guide the read at stride 8; a quarter of them
@@ -120,8 +120,8 @@ class HMMN(VOSModule):
         self.decoder = Decoder(value_dims[0], (c8, c4), (value_dims[1], value_dims[2]), decoder_dim)
         measure = {"dot": dot_similarity, "l2": l2_similarity}[similarity]
         self.bank = KernelGuidedBank(capacity, kernel, hop == "official", measure)
-        self.fine8 = FineMemory(side=2)
-        self.fine4 = FineMemory(side=4)
+        self.fine8 = FineMemory(2, measure)
+        self.fine4 = FineMemory(4, measure)
         self.alignment = KeyAlignment()
         for level, parts in enumerate(self._fine_parts()):
             for part in parts:

@@ -1,0 +1,1 @@
+"""DMM-Net: differentiable mask-matching network."""

@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import SHARED, small, squares
+from tiny_runs import commands, started, tiny, write_tiny_demo
 from torch import Tensor
 
-from lightning_vos import HMMN
-from lightning_vos.functional import aggregate, one_hot
+from lightning_vos import HMMN, official
+from lightning_vos.functional import aggregate, l2_similarity, one_hot
 from lightning_vos.methods.hmmn import fine, memory
+from lightning_vos.methods.hmmn.alignment import alignment_loss
 from lightning_vos.methods.hmmn.fine import FineMemory, by_cell, guided_attention, to_map
 from lightning_vos.methods.hmmn.kernel import global_centres, hop, penalty, window
 from lightning_vos.methods.hmmn.memory import KernelGuidedBank
@@ -470,6 +472,62 @@ def test_kernel_is_off_in_training_unless_asked_for() -> None:
     assert not torch.equal(trained(kernel_in_training=True), trained(kernel="none"))
 
 
+def test_l2_similarity_is_used_for_hop_and_all_reads() -> None:
+    """With l2, keys that all have one length give what the dot product of twice the keys gives."""
+    query = torch.nn.functional.normalize(keys(1, seed=99), dim=-1)
+    banks = [filled(2), filled(2, similarity=l2_similarity)]
+    for bank in banks:
+        bank.keys = torch.nn.functional.normalize(bank.keys, dim=-1)
+    banks[0].keys = 2 * banks[0].keys
+    banks[1].centres = banks[0].centres
+    (dot, dot_cells), (l2, l2_cells) = (read(bank, query, top_k=5) for bank in banks)
+    torch.testing.assert_close(l2, dot, rtol=0, atol=1e-12)
+    assert torch.equal(l2_cells, dot_cells)
+    long, stored = query.clone(), banks[1].keys[:, 0]
+    long[:, 0] *= 100  # a long key wins every dot product, but is near nothing
+    assert (hop(stored.abs(), long.abs(), GRID, 9)[0] == 0).any()
+    assert not (hop(stored.abs(), long.abs(), GRID, 9, l2_similarity)[0] == 0).any()
+    pixels, near, values = fine_problem()
+    cells = torch.arange(4).expand(1, CELLS, 4)
+    near = torch.nn.functional.normalize(near, dim=-1)
+    torch.testing.assert_close(
+        guided_attention(pixels, near, values, cells, l2_similarity), guided_attention(pixels, 2 * near, values, cells)
+    )
+
+
+def test_alignment_loss_is_the_loop() -> None:
+    torch.manual_seed(0)
+    stored, query = torch.randn(2, 3, 4, 2, 3), torch.randn(2, 4, 2, 3, requires_grad=True)
+    present = torch.tensor([[True, False, True], [True, False, False]])
+    clips = []
+    for b in range(2):
+        variance = sum(query[b, c].var(correction=0) for c in range(4)) / 4
+        errors = [(stored[b, k] - query[b]).pow(2).mean() / variance for k in range(3) if present[b, k]]
+        clips.append(sum(errors) / len(errors))
+    out = alignment_loss(stored.requires_grad_(), query, present)
+    torch.testing.assert_close(out, sum(clips) / 2)
+    out.backward()
+    assert query.grad is None  # the query keys are what the memory keys follow
+    assert stored.grad is not None
+    assert alignment_loss(query.unsqueeze(1), query, present[:, :1]) == 0
+
+
+def test_alignment_is_a_loss_of_training_only() -> None:
+    frames, labels = squares(1, 4, 2)
+    model = small("HMMN", alignment_weight=0.5).train()
+    with model.sequence():
+        for t in range(3):
+            mask = one_hot(labels[:, 0], 2) if t == 0 else None
+            model.advance(model.encode(model.normalize(frames[:, t])), mask, remember=t < 2)
+        assert model.alignment.terms.shape == (2 * 3,)  # written frames, scales
+        losses = model.auxiliary_losses(labels)
+        torch.testing.assert_close(losses["alignment"], 0.5 * model.alignment.terms.mean())
+    model.eval()
+    with model.sequence():
+        model.step(frames[:, 0], one_hot(labels[:, 0], 2))
+        assert model.auxiliary_losses(labels) == {}
+
+
 def test_same_trunks_start_alike() -> None:
     model = small("HMMN")
     image = torch.randn(1, 3, 32, 32)
@@ -627,6 +685,26 @@ def test_released_weights_that_do_not_fit(
     torch.save(state, tmp_path / "spoilt.pth")
     with pytest.raises(ValueError, match=f"spoilt.pth: not the released HMMN.*{message}"):
         HMMN.from_official(str(tmp_path / "spoilt.pth"))
+
+
+def test_released_weights_become_a_checkpoint_that_evaluation_takes(released_file: Path, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "new" / "last.ckpt"
+    official.main(["HMMN", str(released_file), str(checkpoint)])
+    (command,) = commands("eval", "METHOD=hmmn", f"CKPT={checkpoint}")
+    data = write_tiny_demo(tmp_path / "data")
+    cli, printed = started([*command, *tiny(data, tmp_path / "eval"), "--trainer.limit_val_batches=1"])
+    assert cli.model.bank.hop_twice
+    assert cli.model.memory_every == 5
+    weight = torch.load(released_file, weights_only=True)["module.Decoder.convFM.weight"].float()
+    torch.testing.assert_close(cli.model.decoder.compress.weight.contiguous(), weight)
+    assert printed.rstrip().splitlines()[-1].startswith("J&F ")
+
+
+def test_nothing_is_written_for_weights_that_do_not_fit(tmp_path: Path) -> None:
+    torch.save({"layer.weight": torch.zeros(2)}, tmp_path / "other.pth")
+    with pytest.raises(ValueError, match="not the released HMMN"):
+        official.main(["HMMN", str(tmp_path / "other.pth"), str(tmp_path / "out" / "last.ckpt")])
+    assert not (tmp_path / "out").exists()
 
 
 def test_released_weights_that_are_something_else(tmp_path: Path, released_file: Path) -> None:

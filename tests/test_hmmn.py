@@ -433,6 +433,14 @@ def test_08_more_objects_than_fit_at_once_take_turns() -> None:
     torch.testing.assert_close(in_turns, at_once, rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize(("size", "expected"), [((480, 864), 1), ((240, 432), 5), ((112, 160), 8)])
+def test_large_frames_on_a_cpu_take_objects_one_by_one(size: tuple[int, int], expected: int) -> None:
+    """256 channels of float32 at a quarter of 480 x 864 are 26.5 MB an object."""
+    model = HMMN(**{**tiny_sizes(), "decoder_dim": 256})
+    assert model._at_once(torch.empty(1, 3, *size)) == expected
+    assert model._at_once(torch.empty(1, 3, *size, device="meta")) == 8
+
+
 def test_08_late_objects_see_only_frames_since_they_are_given() -> None:
     """Objects with three first frames, interleaved; each is read as if the frames before its own had never been."""
     frames, labels = squares(1, 9, 3)

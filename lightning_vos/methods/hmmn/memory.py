@@ -29,7 +29,7 @@ class KernelGuidedBank(FrameBank):
         capacity: see :class:`~lightning_vos.memory.FrameBank`.
         kernel: ``tracked``: centres composed of hops within a 7x7 window, sigma growing with the age of the slot;
             ``global``: KMN's, the best match in the whole frame and one sigma; ``none``.
-        hop_twice: apply the last hop twice to all frames but the newest, as the released code does (trap H1).
+        hop_twice: apply the last hop twice to all frames but the newest, as the released code does.
         similarity: of keys; the paper's is the scaled dot product.
         sigma: width of the newest frame's kernel, cells.
         growth: ``sigma_a = sigma * (1 + growth * a)``, a = age of the slot counted from the newest.

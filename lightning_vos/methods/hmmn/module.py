@@ -64,6 +64,8 @@ class HMMN(VOSModule):
         capacity: stored frames at most, the first and the previous one included; null for no bound, as in the paper.
             40 frames at every 5th hold 195 frames of video without forgetting one.
         objects_at_once: objects that are encoded, read and decoded in one batch; more take turns, with the same result.
+            Null: 8, and on a CPU no more than keep the decoder's largest map below 32 MB: beyond that the system hands
+            out fresh pages for every map.
         **kwargs: see :class:`~lightning_vos.module.VOSModule`.
     """
 
@@ -86,14 +88,14 @@ class HMMN(VOSModule):
         alignment_weight: float = 0.0,
         memory_every: int = 5,
         capacity: int | None = 40,
-        objects_at_once: int = 8,
+        objects_at_once: int | None = None,
         **kwargs: Any,
     ) -> None:
         """See the class."""
         super().__init__(**kwargs)
         self.save_hyperparameters(ignore=["weights"])
         for name, value in (("memory_every", memory_every), ("objects_at_once", objects_at_once), ("top_k", top_k)):
-            if value < 1:
+            if value is not None and value < 1:
                 raise ValueError(f"{name}={value}: must be at least 1")
         self.kernel_in_training = kernel_in_training
         self.fine_reads = fine_reads
@@ -168,7 +170,7 @@ class HMMN(VOSModule):
             self.bank.track(key, grid)
 
         parts, order = [], []
-        for start, objects in self._groups():
+        for start, objects in self._groups(self._at_once(query.image)):
             alone = start == len(self.bank) - 1
             chosen = _index(objects, key.device)
             read, cells = self.bank.read(key, grid, chosen, start, self.top_k if any(uses) else 0)
@@ -186,8 +188,15 @@ class HMMN(VOSModule):
         logits = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)[:, torch.tensor(order).argsort()]
         return logits + self._in_the_graph() if self.training else logits
 
-    def _groups(self) -> list[tuple[int, list[int]]]:
-        """Objects with a common first frame, at most ``objects_at_once`` of them: (slot of that frame, indices).
+    def _at_once(self, image: Tensor) -> int:
+        """How many objects make up a batch: see ``objects_at_once``."""
+        if self.objects_at_once is not None:
+            return self.objects_at_once
+        map_bytes = image[:, :1].numel() // 16 * self.decoder.predict.in_channels * image.element_size()
+        return 8 if image.device.type != "cpu" else min(8, max(1, 2**25 // map_bytes))
+
+    def _groups(self, at_once: int) -> list[tuple[int, list[int]]]:
+        """Objects with a common first frame, at most ``at_once`` of them: (slot of that frame, indices).
 
         Objects that are given on the very frame that is being segmented have nothing to read, and are left out.
         """
@@ -196,12 +205,11 @@ class HMMN(VOSModule):
             start = sum(frame_id < birth for frame_id in self.bank.frame_ids)
             objects = [index for index, first in enumerate(self.tracks.births) if first == birth]
             if start < len(self.bank):
-                size = self.objects_at_once
-                groups += [(start, objects[first : first + size]) for first in range(0, len(objects), size)]
+                groups += [(start, objects[i : i + at_once]) for i in range(0, len(objects), at_once)]
         return groups
 
     def _left_out(self, level: int) -> bool:
-        """Draw whether a fine read is left out of this frame of a training clip (spec. 4.5, H5).
+        """Draw whether a fine read is left out of this frame of a training clip.
 
         The draw is a function of seed, step, frame and scale: the same on every device and after a restart.
         """
@@ -217,8 +225,9 @@ class HMMN(VOSModule):
         """
         t = self.tracks.t
         parts = []
-        for first in range(0, probs.shape[1], self.objects_at_once):
-            chunk = slice(first, first + self.objects_at_once)
+        at_once = self._at_once(query.image)
+        for first in range(0, probs.shape[1], at_once):
+            chunk = slice(first, first + at_once)
             f4, f8, f16 = self.memory_encoder(with_masks(query.image, probs, chunk))
             heads = [*self.memory16(f16)]
             heads += self.memory8(f8) if self.fine_reads > 0 else []

@@ -1,7 +1,4 @@
-"""Layers of HMMN: memory encoder, key and value heads, decoder with branches for the fine reads.
-
-Section numbers and trap numbers (H1 ...) refer to ``docs/hmmn.md``.
-"""
+"""Layers of HMMN: key and value heads, decoder with branches for the fine reads."""
 
 from __future__ import annotations
 

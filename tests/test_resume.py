@@ -19,7 +19,6 @@ from tiny_runs import METHODS, ROOT, commands, small_model, started, tiny, train
 
 from lightning_vos.config_errors import option_values
 
-METHOD = "remn" if "remn" in METHODS else METHODS[0]
 STEPS = 12
 
 
@@ -28,18 +27,23 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_demo(tmp_path_factory.mktemp("data"))
 
 
+@pytest.fixture(scope="module", params=METHODS)
+def method(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def weights(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def weights(method: str, demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the video stage starts from; a resumed run must not go back to it."""
     out = tmp_path_factory.mktemp("static")
-    (command,) = commands("static", f"METHOD={METHOD}", "DATA=demo")
-    started([*command, *small_model(METHOD), *tiny(demo, out), *training(), "--trainer.limit_val_batches=0"])
+    (command,) = commands("static", f"METHOD={method}", "DATA=demo")
+    started([*command, *small_model(method), *tiny(demo, out), *training(), "--trainer.limit_val_batches=0"])
     return out / "checkpoints" / "last.ckpt"
 
 
-def arguments(demo: Path, out: Path, weights: Path, every: int, precision: str = "32-true") -> list[str]:
+def arguments(method: str, demo: Path, out: Path, weights: Path, every: int, precision: str = "32-true") -> list[str]:
     """Twelve steps, saved after every third and validated after ``every``; the callbacks are those of base.yaml."""
-    (command,) = commands("video", f"METHOD={METHOD}", "DATA=demo", f"WEIGHTS={weights}")
+    (command,) = commands("video", f"METHOD={method}", "DATA=demo", f"WEIGHTS={weights}")
     callbacks = yaml.safe_load((ROOT / "experiments/base.yaml").read_text())["trainer"]["callbacks"]
     for callback in callbacks:
         if callback["class_path"] == "callbacks.LastCheckpoint":
@@ -53,7 +57,7 @@ def arguments(demo: Path, out: Path, weights: Path, every: int, precision: str =
         *command[:end],
         f"--config={out}/mine.yaml",
         *command[end:],
-        *small_model(METHOD),
+        *small_model(method),
         *tiny(demo, out, STEPS),
         *training(),
         *options,
@@ -93,6 +97,7 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(
     saved: int,
     every: int,
     precision: str,
+    method: str,
     demo: Path,
     weights: Path,
     tmp_path: Path,
@@ -100,8 +105,8 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(
 ) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     logging = kill.startswith("train")
-    started(arguments(demo, whole, weights, every, precision))
-    args = arguments(demo, killed, weights, every, precision)
+    started(arguments(method, demo, whole, weights, every, precision))
+    args = arguments(method, demo, killed, weights, every, precision)
     if logging:
         args.remove("--trainer.logger=false")
     process = in_a_process(args, kill)
@@ -140,10 +145,10 @@ def logged_steps(path: Path) -> list[int]:
         return [int(row["step"]) for row in csv.DictReader(file) if row["train/loss"]]
 
 
-def test_a_finished_run_is_left_alone(demo: Path, weights: Path) -> None:
+def test_a_finished_run_is_left_alone(method: str, demo: Path, weights: Path) -> None:
     before = last(weights.parents[1])
-    (command,) = commands("static", f"METHOD={METHOD}", "DATA=demo")
-    args = [*command, *small_model(METHOD), *tiny(demo, weights.parents[1]), *training()]
+    (command,) = commands("static", f"METHOD={method}", "DATA=demo")
+    args = [*command, *small_model(method), *tiny(demo, weights.parents[1]), *training()]
     cli, printed = started([*args, "--trainer.limit_val_batches=0"])
     assert cli.trainer.global_step == 1
     assert differences(before["state_dict"], last(weights.parents[1])["state_dict"]) == []
@@ -153,18 +158,18 @@ def test_a_finished_run_is_left_alone(demo: Path, weights: Path) -> None:
 # ---------------------------------------------------------------- several processes
 
 
-def test_two_processes_score_as_one(demo: Path, weights: Path, tmp_path: Path) -> None:
+def test_two_processes_score_as_one(method: str, demo: Path, weights: Path, tmp_path: Path) -> None:
     two = ["--trainer.devices=2", "--trainer.logger=false"]
-    (command,) = commands("video", f"METHOD={METHOD}", "DATA=demo")
+    (command,) = commands("video", f"METHOD={method}", "DATA=demo")
     out = tmp_path / "two"
-    trained = in_a_process([*command, *small_model(METHOD), *tiny(demo, out, 2), *training(), *two, "--model.lr=1e-5"])
+    trained = in_a_process([*command, *small_model(method), *tiny(demo, out, 2), *training(), *two, "--model.lr=1e-5"])
     assert trained.returncode == 0, trained.stderr
     assert len([line for line in trained.stdout.splitlines() if line.startswith("J&F ")]) == 1
     assert last(out)["global_step"] == 2
     assert {path.name for path in out.iterdir()} == {"checkpoints", "config.yaml", "pictures", "results"}
     assert len(list((out / "pictures").iterdir())) == 3  # each rank draws its own videos
 
-    (command,) = commands("eval", f"METHOD={METHOD}", "DATA=demo", f"CKPT={out}/checkpoints/last.ckpt")
+    (command,) = commands("eval", f"METHOD={method}", "DATA=demo", f"CKPT={out}/checkpoints/last.ckpt")
     started([*command, *tiny(demo, tmp_path / "one")])
     assert results(tmp_path / "one") == results(out)
     assert float(results(out)[0].splitlines()[1].split(",")[0]) > 0.01  # something was found at all

@@ -32,7 +32,9 @@ def stripes(objects: int, height: int, width: int) -> Tensor:
     """One-hot masks of upright stripes, one an object."""
     masks = torch.zeros(1, objects, height, width)
     for k in range(objects):
-        masks[:, k, height // 4 : 3 * height // 4, (2 * k + 1) * width // (2 * objects + 2) :][..., :64] = 1
+        masks[:, k, height // 4 : 3 * height // 4, (k + 1) * width // (objects + 2) :][
+            ..., : min(64, width // (objects + 2))
+        ] = 1
     return masks
 
 

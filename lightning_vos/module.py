@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from lightning import LightningModule
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
@@ -136,6 +137,7 @@ class VOSModule(LightningModule):
                 state.reset()
 
     _running = False
+    _starts_at_random = True
 
     @torch.inference_mode()
     def step(self, frame: Tensor, mask: Tensor | None = None, remember: bool = True) -> Tensor:
@@ -146,7 +148,7 @@ class VOSModule(LightningModule):
             mask: ``(B, K, H, W)`` one-hot of the objects given on this frame. Needed on the first frame; later ones
                 may add objects (K grows, old ones stay empty unless they are corrected). Given masks come back as
                 they are.
-            remember: write the frame to the state; not needed for the last one.
+            remember: write the frame to the state; not needed for the last one. With a mask it is written in any case.
 
         Returns:
             ``(B, K+1, H, W)`` logits, background first; their softmax over dim 1 is the probability.
@@ -200,7 +202,7 @@ class VOSModule(LightningModule):
                 probs = torch.where(is_given, given, probs * (1 - given.amax(dim=1, keepdim=True)))
         logits = aggregate(probs)
         tracks.probs = torch.softmax(logits, dim=1)
-        if remember:
+        if remember or given is not None:  # a given mask is never forgotten
             self.memorize(query, tracks.probs[:, 1:], given)
         tracks.t += 1
         return logits
@@ -211,6 +213,15 @@ class VOSModule(LightningModule):
         return image.contiguous(memory_format=torch.channels_last if self.channels_last else torch.contiguous_format)
 
     # ---------------------------------------------------------------- training
+
+    def on_fit_start(self) -> None:
+        """Warn of a network that cannot learn, before the hours are spent."""
+        from_scratch = self.hparams.get("backbone_weights") is None and self._starts_at_random
+        if self.hparams.get("norm") == "frozen_batch" and from_scratch and self.trainer.ckpt_path is None:
+            rank_zero_warn(
+                "norm=frozen_batch with random trunks: nothing is normalised and the network will hardly learn; start "
+                "from --model.backbone_weights=imagenet (or a file) or --model.weights, or set --model.norm=group"
+            )
 
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
         """Unroll the recursion over a clip; loss of every frame after the first."""
@@ -273,6 +284,7 @@ class VOSModule(LightningModule):
 
     def configure_model(self) -> None:
         """Take over the weights of an earlier stage and choose the memory format, once the device is known."""
+        self._starts_at_random = self.weights is None
         if self.weights is not None:
             load_weights(self, self.weights)
             self.weights = None  # a resumed run must not go back to them
@@ -282,6 +294,10 @@ class VOSModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Name the method, so that a checkpoint of another one is refused with its name."""
         checkpoint["method"] = type(self).__name__
+        settings = checkpoint.get("hyper_parameters", {})
+        if settings.get("backbone_weights") is not None:
+            # They are in the checkpoint now: whoever loads it needs neither that file nor the network.
+            checkpoint["hyper_parameters"] = {**settings, "backbone_weights": None}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse the checkpoint of another method.

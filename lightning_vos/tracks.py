@@ -52,6 +52,12 @@ class Tracks(SequenceState):
         self.present = F.pad(self.present, (0, given.shape[1] - self.present.shape[1]))
         if present is None:
             present = given.flatten(2).any(dim=2)
+            new = present & ~self.present
+            if (new & self.present.any(dim=0)).any():
+                raise ValueError(
+                    "an object appears in one clip of the batch after it has appeared in another: the clips of a batch "
+                    "share the first frame of an object; run such clips one by one"
+                )
             appears = present.any(dim=0).tolist()
         else:
             appears = [True] * given.shape[1]

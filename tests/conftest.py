@@ -27,6 +27,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "memory_every": 3,
         "capacity": 4,
         "objects_at_once": 3,
+        "alignment_weight": 0.5,
     },
     "REMN": {
         "key_trunk": "resnet10",

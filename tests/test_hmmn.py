@@ -20,7 +20,7 @@ from lightning_vos.functional import aggregate, l2_similarity, one_hot
 from lightning_vos.methods.hmmn import fine, memory
 from lightning_vos.methods.hmmn.alignment import alignment_loss
 from lightning_vos.methods.hmmn.fine import FineMemory, by_cell, guided_attention, to_map
-from lightning_vos.methods.hmmn.kernel import global_centres, hop, penalty, window
+from lightning_vos.methods.hmmn.kernel import global_centres, hop, squared_distance, window
 from lightning_vos.methods.hmmn.memory import KernelGuidedBank
 from lightning_vos.methods.hmmn.network import Decoder
 from lightning_vos.methods.hmmn.official import sources
@@ -160,8 +160,7 @@ def test_09_hop_stays_in_the_window() -> None:
 def test_10_kernel_values() -> None:
     centres = torch.zeros(1, 2, 1, dtype=torch.int64)  # two frames of one cell each, centred at the corner
     sigma = torch.tensor([4.5, 3.0], dtype=torch.float64)
-    by_row, by_column = penalty(centres, sigma, (1, 8), range(1))
-    kernel = torch.exp(-(by_row.unsqueeze(2) + by_column.unsqueeze(1)))[0, 0]
+    kernel = torch.exp(-squared_distance(centres, range(8), sigma))[0]
     expected = [
         [1, 0.9756, 0.9060, 0.8007, 0.6736, 0.5394, 0.4111, 0.2982],
         [1, 0.9460, 0.8007, 0.6065, 0.4111, 0.2494, 0.1353, 0.0657],
@@ -387,15 +386,17 @@ def test_14_a_fine_read_that_is_left_out_is_a_read_of_zeros() -> None:
 def test_14_dropout_of_one_trains_without_the_fine_memories() -> None:
     frames, labels = squares(1, 3, 1)
 
-    def trained(**settings: Any) -> Tensor:
+    def trained(spoil: bool = False, **settings: Any) -> Tensor:
         model = small("HMMN", **settings).train()
         with model.sequence():
             model.advance(model.encode(model.normalize(frames[:, 0])), one_hot(labels[:, 0], 1))
-            if settings.get("spoil"):
-                model.fine8.keys, model.fine8.values = model.fine8.keys + 1, model.fine8.values + 1
+            if spoil:
+                model.fine8.values, model.fine4.values = model.fine8.values + 1, model.fine4.values + 1
             return model.advance(model.encode(model.normalize(frames[:, 1])), None)
 
     torch.testing.assert_close(trained(fine_dropout=1.0), trained(fine_reads=0))
+    assert torch.equal(trained(fine_dropout=1.0, spoil=True), trained(fine_dropout=1.0))
+    assert not torch.allclose(trained(fine_dropout=0.0, spoil=True), trained(fine_dropout=0.0))
     assert not torch.allclose(trained(fine_dropout=0.0), trained(fine_reads=0))
 
 
@@ -441,30 +442,52 @@ def test_large_frames_on_a_cpu_take_objects_one_by_one(size: tuple[int, int], ex
     assert model._at_once(torch.empty(1, 3, *size, device="meta")) == 8
 
 
-def test_08_late_objects_see_only_frames_since_they_are_given() -> None:
-    """Objects with three first frames, interleaved; each is read as if the frames before its own had never been."""
-    frames, labels = squares(1, 9, 3)
-    model = small("HMMN", memory_every=2, capacity=None).double()
-    seen = []
-    original = model.bank.read
-
-    def spy(query: Tensor, grid: Any, objects: Any, start: int, top_k: int) -> Any:
-        seen.append((model.tracks.t, model.bank.frame_ids[start], objects))
-        return original(query, grid, objects, start, top_k)
-
-    model.bank.read = spy  # type: ignore[method-assign]
-    masks = one_hot(labels[:, 0], 3)
+@pytest.mark.parametrize("hop", ["paper", "official"])
+def test_08_a_late_object_is_read_as_if_earlier_frames_had_never_been(hop: str) -> None:
+    frames, labels = squares(1, 9, 1)
+    model = small("HMMN", memory_every=3, capacity=None, hop=hop).double()
+    mask = one_hot(labels[:, 0], 1)
     with model.sequence():
+        late = []
         for t in range(9):
-            given = torch.zeros_like(masks)
-            if t in (0, 3, 6):
-                k = {0: 2, 3: 0, 6: 1}[t]  # all three channels from the start, filled one by one
-                given[:, k] = masks[:, k]
-            out = model.step(frames[:, t], given if t in (0, 3, 6) else None)
-            assert torch.isfinite(out).all()
-        assert model.tracks.births == [3, 6, 0]
-    last = [entry for entry in seen if entry[0] == 8]
-    assert last == [(8, 0, slice(2, 3)), (8, 3, slice(0, 1)), (8, 6, slice(1, 2))]
+            given = {0: torch.zeros_like(mask), 3: mask}.get(t)
+            late.append(model.step(frames[:, t], given))
+    with model.sequence():
+        fresh = [model.step(frames[:, t], mask if t == 3 else None) for t in range(3, 9)]
+    torch.testing.assert_close(torch.stack(late[3:]), torch.stack(fresh), rtol=0, atol=1e-9)
+
+
+def test_08_first_frames_may_interleave(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Births 0, 3, 0: objects that do not follow one another make one group; each equals its run in another order."""
+    frames, labels = squares(1, 8, 3)
+    masks = one_hot(labels[:, 0], 3)
+
+    def run(order: list[int]) -> Tensor:
+        model = small("HMMN", memory_every=2, capacity=None).double()
+        early, late = torch.zeros_like(masks), torch.zeros_like(masks)
+        early[:, order.index(0)], early[:, order.index(2)] = masks[:, 0], masks[:, 2]
+        late[:, order.index(1)] = masks[:, 1]
+        with model.sequence():
+            out = [model.step(frames[:, t], {0: early, 3: late}.get(t)) for t in range(8)]
+            assert model.tracks.births == [0 if k != 1 else 3 for k in order]
+        return torch.stack(out)[:, :, [0, *(order.index(k) + 1 for k in range(3))]]
+
+    torch.testing.assert_close(run([0, 1, 2]), run([0, 2, 1]), rtol=0, atol=1e-9)
+    torch.testing.assert_close(run([0, 1, 2]), run([1, 2, 0]), rtol=0, atol=1e-9)
+
+
+def test_eviction_keeps_the_centres_of_the_frames_that_stay() -> None:
+    bounded, whole = KernelGuidedBank(4).eval(), KernelGuidedBank(None).eval()
+    for t in range(12):
+        for bank in (bounded, whole):
+            if t:
+                bank.track(keys(1, seed=100 + t), GRID)
+            bank.write(keys(1, 1, seed=t), keys(1, 1, seed=t), t, protected=t == 0, temporary=t % 2 == 1)
+    for bank in (bounded, whole):
+        bank.track(keys(1, seed=99), GRID)
+    slots = [whole.frame_ids.index(frame) for frame in bounded.frame_ids]
+    assert bounded.frame_ids == [0, 8, 10, 11]
+    assert torch.equal(bounded.arrived, whole.arrived[:, slots])
 
 
 def test_kernel_is_off_in_training_unless_asked_for() -> None:
@@ -562,6 +585,9 @@ def test_bad_settings_are_refused() -> None:
     for name in ("memory_every", "objects_at_once", "top_k"):
         with pytest.raises(ValueError, match=f"{name}=0: must be at least 1"):
             HMMN(**tiny_sizes(), **{name: 0})
+    for name in ("kernel", "hop", "similarity", "fine_reads"):
+        with pytest.raises(ValueError, match=f"{name}=other: choose from"):
+            HMMN(**tiny_sizes(), **{name: "other"})
     with pytest.raises(ValueError, match="capacity=1"):
         HMMN(**tiny_sizes(), capacity=1)
 
@@ -638,9 +664,12 @@ def test_golden_clip_tells_the_hops_apart(released_file: Path) -> None:
     assert error[1:].min() > 1e-5
 
 
-def test_15_shapes_and_17_parameter_count(released: dict[str, Tensor]) -> None:
+def test_17_parameter_count() -> None:
+    assert sum(parameter.numel() for parameter in HMMN().parameters()) == 42_760_194
+
+
+def test_15_shapes_and_17_names(released: dict[str, Tensor]) -> None:
     model = HMMN().eval()
-    assert sum(parameter.numel() for parameter in model.parameters()) == 42_760_194
     own = [
         name
         for entry in model.state_dict()
@@ -678,7 +707,15 @@ def test_released_weights_with_and_without_prefix(released: dict[str, Tensor], t
     [
         (lambda state: state.pop("module.KV_Q_r3.Key.bias"), "1 entries are missing.*KV_Q_r3.Key.bias is missing"),
         (lambda state: state.update(extra=torch.zeros(1)), "1 are unexpected .extra is unexpected"),
-        (lambda state: state.update({"module.Decoder.pred2.bias": torch.zeros(1)}), r"Decoder.pred2.bias makes \(1,\)"),
+        (
+            lambda state: state.update({"module.Decoder.pred2.bias": torch.zeros(1)}),
+            r"Decoder.pred2.bias \(1,\) cannot make \(2,\)",
+        ),
+        (
+            lambda state: state.update({"module.Encoder_M.conv1_m.weight": torch.zeros(64, 1, 5, 5)}),
+            r"conv1_m.weight \(64, 1, 5, 5\) and .* cannot make \(64, 5, 7, 7\)",
+        ),
+        (lambda state: state.update({"module.Encoder_M.mean": torch.ones(5)}), "Encoder_M.mean is not ImageNet's"),
         (
             lambda state: state.update({"module.Encoder_M.std": torch.ones(1, 3, 1, 1)}),
             "Encoder_M.std is not ImageNet's",
@@ -721,6 +758,11 @@ def test_released_weights_that_are_something_else(tmp_path: Path, released_file:
     torch.save({"state_dict": {}, "epoch": 1}, tmp_path / "trainer.pth")
     with pytest.raises(ValueError, match="not a flat state dict but a dict of state_dict, epoch"):
         HMMN.from_official(str(tmp_path / "trainer.pth"))
+    torch.save({7: torch.zeros(2)}, tmp_path / "numbers.pth")
+    with pytest.raises(ValueError, match="not a flat state dict but a dict of 7"):
+        HMMN.from_official(str(tmp_path / "numbers.pth"))
+    with pytest.raises(TypeError, match="positional"):
+        HMMN.from_official("one.pth", "two.pth")  # type: ignore[misc]
     torch.save({"layer.weight": torch.zeros(2)}, tmp_path / "other.pth")
     with pytest.raises(ValueError, match="not the released HMMN"):
         HMMN.from_official(str(tmp_path / "other.pth"))

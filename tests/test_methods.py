@@ -94,6 +94,31 @@ def test_an_object_that_starts_later(method: str) -> None:
     assert not (late[4].argmax(1)[~given] == 2).any()
 
 
+def test_a_given_mask_is_remembered_in_any_case(method: str) -> None:
+    model = small(method).double()
+    frames, labels = squares(1, 6, 2)
+    masks = one_hot(labels[:, 0], 2)
+    outputs = []
+    for remember in (True, False):
+        with model.sequence():
+            model.step(frames[:, 0], masks[:, :1], remember=remember)
+            model.step(frames[:, 1], masks, remember=remember)
+            outputs.append(torch.stack([model.step(frames[:, t]) for t in range(2, 6)]))
+            model.step(frames[:, 5], remember=False)
+    assert torch.equal(*outputs)
+
+
+def test_clips_of_a_batch_share_the_first_frame_of_an_object(method: str) -> None:
+    model = small(method)
+    frames, labels = squares(2, 3, 2)
+    masks = one_hot(labels[:, 0], 2)
+    masks[1, 1] = 0
+    with model.sequence():
+        model.step(frames[:, 0], masks)
+        with pytest.raises(ValueError, match="share the first frame of an object"):
+            model.step(frames[:, 1], one_hot(labels[:, 0], 2))
+
+
 def test_state_is_empty_outside_a_sequence_and_after_an_exception(method: str) -> None:
     model = small(method)
     keys = set(model.state_dict())

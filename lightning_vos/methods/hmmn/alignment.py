@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lightning_vos.functional import in_full
 from lightning_vos.memory import SequenceState
 
 
@@ -17,8 +18,7 @@ def alignment_loss(memory: Tensor, query: Tensor, present: Tensor) -> Tensor:
     """Squared distance of a frame's memory keys to its query keys, in units of how much the query keys differ.
 
     ``mean |k^M_o - k^Q|^2 / var k^Q`` with the variance over the positions of a frame: an error of 1 hides every
-    difference that matching could go by. The query side is a constant: it learns from the segmentation alone, and keys
-    that are all the same gain nothing.
+    difference that matching could go by. The query key is a constant here: keys that are all the same gain nothing.
 
     Args:
         memory: ``(B, K, C, h, w)`` keys of the objects.
@@ -28,9 +28,9 @@ def alignment_loss(memory: Tensor, query: Tensor, present: Tensor) -> Tensor:
     Returns:
         Scalar: mean over clips of the mean over the objects of the clip.
     """
-    query = query.detach().float().unsqueeze(1)
+    query = in_full(query.detach()).unsqueeze(1)
     spread = query.var(dim=(3, 4), correction=0).mean(dim=2)
-    error = (memory.float() - query).pow(2).mean(dim=(2, 3, 4)) / spread.clamp(min=1e-6)
+    error = (in_full(memory) - query).pow(2).mean(dim=(2, 3, 4)) / spread.clamp(min=1e-6)
     weight = present.to(error.dtype)
     return ((error * weight).sum(1) / weight.sum(1).clamp(min=1)).mean()
 

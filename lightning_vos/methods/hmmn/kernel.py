@@ -37,7 +37,8 @@ def hop(memory: Tensor, query: Tensor, grid: Grid, radius: int, similarity: Simi
         query: ``(B, N, C)`` keys of the query frame.
         grid: (h, w).
         radius: of the window, cells.
-        similarity: that of the read.
+        similarity: that of the read, with the query cells in the place of the memory: what it leaves out may depend on
+            p, not on q.
 
     Returns:
         ``(B, K, N)`` int64 indices of query cells; no gradient flows through them.
@@ -54,7 +55,7 @@ def global_centres(memory: Tensor, query: Tensor, similarity: Similarity = dot_s
     Args:
         memory: ``(B, T, K, N, C)`` keys of the stored frames.
         query: ``(B, N, C)``.
-        similarity: that of the read.
+        similarity: as in :func:`hop`.
 
     Returns:
         ``(B, T, K, N)`` int64.
@@ -63,27 +64,17 @@ def global_centres(memory: Tensor, query: Tensor, similarity: Similarity = dot_s
     return torch.stack([similarity(query.unsqueeze(1), frame).argmax(dim=-1) for frame in memory.unbind(1)], dim=1)
 
 
-def penalty(centres: Tensor, sigma: Tensor, grid: Grid, rows: range) -> tuple[Tensor, Tensor]:
-    """``|q - c(p)|^2 / (2 sigma^2)`` for the query cells of some rows, as a sum over rows and columns.
+def squared_distance(coordinate: Tensor, positions: range, sigma: Tensor) -> Tensor:
+    """One axis of the kernel's exponent, ``(q - c(p))^2 / (2 sigma^2)``; the kernel is ``exp(-(rows + columns))``.
 
     Args:
-        centres: ``(..., T, N)`` indices of cells.
+        coordinate: ``(..., T, N)`` row or column of every centre.
+        positions: rows or columns of the query cells.
         sigma: ``(T,)`` width of every stored frame's kernel.
-        grid: (h, w).
-        rows: of the query grid.
 
     Returns:
-        ``(..., len(rows), T * N)`` and ``(..., w, T * N)``; the kernel is ``exp(-(first + second))``.
+        ``(..., len(positions), T * N)``.
     """
-    width = grid[1]
-    y, x = centres // width, centres % width
-    scale = (2 * sigma**2).unsqueeze(-1)
-
-    def squared(positions: Tensor, coordinate: Tensor) -> Tensor:
-        distance = (positions[:, None, None] - coordinate.unsqueeze(-3)).to(sigma.dtype)  # (..., n, T, N)
-        return (distance**2 / scale).flatten(-2)
-
-    return (
-        squared(torch.arange(rows.start, rows.stop, device=centres.device), y),
-        squared(torch.arange(width, device=centres.device), x),
-    )
+    query = torch.arange(positions.start, positions.stop, device=coordinate.device)
+    distance = (query[:, None, None] - coordinate.unsqueeze(-3)).to(sigma.dtype)
+    return (distance**2 / (2 * sigma**2).unsqueeze(-1)).flatten(-2)

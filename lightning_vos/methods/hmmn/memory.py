@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_vos.functional import Similarity, dot_similarity, in_full
 from lightning_vos.memory import FrameBank
-from lightning_vos.methods.hmmn.kernel import Grid, global_centres, hop, penalty
+from lightning_vos.methods.hmmn.kernel import Grid, global_centres, hop, squared_distance
 
 Kernel = Literal["tracked", "global", "none"]
 CHUNK_BYTES = 2**25  # size of one piece of the affinity; measured to be as fast as any
@@ -143,12 +143,13 @@ class KernelGuidedBank(FrameBank):
         sigma = self.sigma * (1 + (self.growth if self.kernel == "tracked" else 0) * age.to(query.dtype))
 
         rows = max(1, CHUNK_BYTES // (batch * chosen * positions * width * query.element_size()))
+        by_column = None if centres is None else squared_distance(centres % width, range(width), sigma)
         readout, guides = [], []
         for top in range(0, height, rows):
             part = range(top, min(top + rows, height))
             logits = self.similarity(keys, query[:, :, part.start * width : part.stop * width])  # (B, K', n, T*N)
-            if centres is not None:
-                by_row, by_column = penalty(centres, sigma, grid, part)
+            if centres is not None and by_column is not None:
+                by_row = squared_distance(centres // width, part, sigma)
                 on_grid = logits.unflatten(2, (len(part), width))
                 on_grid.sub_(by_row.unsqueeze(3)).sub_(by_column.unsqueeze(2))
             if top_k:

@@ -97,6 +97,10 @@ class HMMN(VOSModule):
         for name, value in (("memory_every", memory_every), ("objects_at_once", objects_at_once), ("top_k", top_k)):
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value}: must be at least 1")
+        choices = {"kernel": ("tracked", "global", "none"), "hop": ("paper", "official"), "similarity": ("dot", "l2")}
+        for name, allowed in {**choices, "fine_reads": (0, 1, 2)}.items():
+            if self.hparams[name] not in allowed:
+                raise ValueError(f"{name}={self.hparams[name]}: choose from {', '.join(map(str, allowed))}")
         self.kernel_in_training = kernel_in_training
         self.fine_reads = fine_reads
         self.top_k = top_k
@@ -237,7 +241,9 @@ class HMMN(VOSModule):
         if self.training and self.alignment_weight > 0:
             queries = ((self.query16, query.f16), (self.query8, query.f8), (self.query4, query.f4))
             for memory_key, (head, feature) in zip((key, *fine[::2]), queries, strict=False):
-                self.alignment.add(memory_key, head(feature)[0], self.tracks.present)
+                with torch.no_grad():
+                    query_key = head(feature)[0]
+                self.alignment.add(memory_key, query_key, self.tracks.present)
         temporary = not (self.training or given is not None or t % self.memory_every == 0)
         cells = [entry.flatten(3).transpose(2, 3) for entry in (key, value)]
         self.bank.write(cells[0], cells[1], t, protected=given is not None, temporary=temporary)
@@ -257,7 +263,7 @@ class HMMN(VOSModule):
         return 0 * torch.stack([p.sum() for p in used]).sum() if used else self.mean.new_zeros(())
 
     @classmethod
-    def from_official(cls, path: str, hop: Literal["paper", "official"] = "official", **init: Any) -> HMMN:
+    def from_official(cls, path: str, *, hop: Literal["paper", "official"] = "official", **init: Any) -> HMMN:
         """The network with the authors' released weights.
 
         Args:

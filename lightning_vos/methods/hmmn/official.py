@@ -77,16 +77,23 @@ def load_official(model: HMMN, path: str) -> HMMN:
         missing += [f"{entry} is missing" for entry in absent]
         if not absent:
             # Stems are joined along their inputs, key and value along their outputs.
+            dim = 1 if "stem" in name else 0
             tensors = [released[entry] for entry in theirs]
-            state[name] = tensors[0] if len(tensors) == 1 else torch.cat(tensors, dim=1 if "stem" in name else 0)
-            if state[name].shape != own.shape:
-                missing.append(f"{theirs[0]} makes {tuple(state[name].shape)} where {tuple(own.shape)} is needed")
+            sizes = [(*tensor.shape[:dim], *tensor.shape[dim + 1 :]) for tensor in tensors]
+            if len(tensors) == 1:
+                state[name] = tensors[0]
+            elif len(set(sizes)) == 1:
+                state[name] = torch.cat(tensors, dim)
+            if name not in state or state[name].shape != own.shape:
+                found = " and ".join(f"{entry} {tuple(released[entry].shape)}" for entry in theirs)
+                missing.append(f"{found} cannot make {tuple(own.shape)}")
     for encoder in ENCODERS.values():
-        for entry, own in ((f"{encoder}.mean", model.mean), (f"{encoder}.std", model.std)):
+        for entry, constant in ((f"{encoder}.mean", model.mean), (f"{encoder}.std", model.std)):
             used.add(entry)
-            if entry not in released:
+            value = released.get(entry)
+            if value is None:
                 missing.append(f"{entry} is missing")
-            elif not torch.allclose(released[entry].flatten().to(own), own.flatten(), atol=1e-6):
+            elif value.numel() != 3 or not torch.allclose(value.flatten().to(constant), constant.flatten(), atol=1e-6):
                 missing.append(f"{entry} is not ImageNet's")
     unexpected = [f"{entry} is unexpected" for entry in released if entry not in used]
     if missing or unexpected:
@@ -110,7 +117,9 @@ def _read(path: str) -> dict[str, Tensor]:
         raise ValueError(
             f"{path}: cannot be read as a state dict ({reason}); it is damaged or something else"
         ) from error
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+    if not isinstance(content, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
+    ):
         what = (
             f"a dict of {', '.join(map(str, list(content)[:4]))}"
             if isinstance(content, dict)

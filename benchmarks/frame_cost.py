@@ -1,13 +1,15 @@
 """Cost of a frame in units of one ResNet-50: ``python -m benchmarks.frame_cost --method HMMN``.
 
 The unit is one forward pass of torchvision's ResNet-50 to layer3 on one frame of the same size, measured in the same
-run, between the frames: what a machine does in a second cancels out. Networks of full size, random weights, float32.
-The median over the frames from the third on (a memory of two to three frames with ``memory_every=5``) is reported.
+run, between the frames: what a machine does in a second cancels out. It is given twice: in torchvision's default
+layout, and channels-last, as our networks run. Networks of full size, random weights, float32. The median over the
+frames from the third on (a memory of two to three frames with ``memory_every=5``) is reported.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import statistics
 import time
@@ -56,21 +58,23 @@ def main() -> None:
     model = getattr(lightning_vos, args.method)(**args.set).eval()
     model.configure_model()
     image = torch.rand(1, 3, height, width)
+    fast_trunk = copy.deepcopy(trunk).to(memory_format=torch.channels_last)
+    fast_image = image.contiguous(memory_format=torch.channels_last)
     print(f"{args.method} {height}x{width}, torch {torch.__version__}, {device_name('cpu')}")
-    print("objects  s/frame  s/unit  units/frame")
+    print("objects  s/frame  s/unit  units/frame  s/unit channels-last  units/frame")
     for objects in args.objects:
-        frame_times, unit_times = [], []
+        times: list[tuple[float, float, float]] = []
         with model.sequence():
             for t in range(args.frames):
                 frame = torch.randint(0, 256, (1, 3, height, width), dtype=torch.uint8)
                 mask = stripes(objects, height, width) if t == 0 else None
                 frame_time = seconds(lambda frame=frame, mask=mask: model.step(frame, mask))
                 unit_time = seconds(lambda: trunk(image))
+                fast_time = seconds(lambda: fast_trunk(fast_image))
                 if t > 1:
-                    frame_times.append(frame_time)
-                    unit_times.append(unit_time)
-        frame_time, unit_time = statistics.median(frame_times), statistics.median(unit_times)
-        print(f"{objects:<9}{frame_time:<9.2f}{unit_time:<8.3f}{frame_time / unit_time:.2f}")
+                    times.append((frame_time, unit_time, fast_time))
+        frame, unit, fast = (statistics.median(column) for column in zip(*times, strict=True))
+        print(f"{objects:<9}{frame:<9.2f}{unit:<8.3f}{frame / unit:<13.2f}{fast:<22.3f}{frame / fast:.2f}")
 
 
 if __name__ == "__main__":

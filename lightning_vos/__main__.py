@@ -8,7 +8,7 @@ import os
 import sys
 import warnings
 from argparse import ArgumentError
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -186,10 +186,10 @@ def main(args: Sequence[str] | None = None) -> VOSCLI:
     )
 
 
-def run() -> None:
+def run(command: Callable[[], object] = main) -> None:
     """Entry point: a user's mistake is one line on standard error and exit status 2, never a traceback."""
     try:
-        main()
+        command()
     except (ValueError, OSError, MisconfigurationException) as error:
         if os.environ.get("VOS_TRACEBACK"):
             raise

@@ -9,6 +9,7 @@ from pathlib import Path
 from lightning import Trainer
 
 import lightning_vos
+from lightning_vos.__main__ import quieten, run
 from lightning_vos.module import VOSModule
 
 
@@ -32,9 +33,10 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("files", nargs="+", help="the released file or files")
     parser.add_argument("checkpoint", help="where to write")
     options = parser.parse_args(args)
+    quieten()
     save_checkpoint(getattr(lightning_vos, options.method).from_official(*options.files), options.checkpoint)
     sys.stdout.write(f"{options.checkpoint}: {options.method} with the released weights\n")
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

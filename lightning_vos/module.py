@@ -124,7 +124,13 @@ class VOSModule(LightningModule):
 
     @contextmanager
     def sequence(self) -> Iterator[None]:
-        """The life of one sequence's state: empty before, empty after, also after an exception."""
+        """The life of one sequence's state: empty before, empty after, also after an exception.
+
+        Raises:
+            RuntimeError: inside another sequence of the same module: it holds the state of one.
+        """
+        if self._running:
+            raise RuntimeError("sequence() inside a sequence: a model follows one at a time; use a copy for the second")
         states = [module for module in self.modules() if isinstance(module, SequenceState)]
         for state in states:
             state.reset()

@@ -758,6 +758,12 @@ def test_released_weights_that_are_something_else(tmp_path: Path, released_file:
     torch.save({"state_dict": {}, "epoch": 1}, tmp_path / "trainer.pth")
     with pytest.raises(ValueError, match="not a flat state dict but a dict of state_dict, epoch"):
         HMMN.from_official(str(tmp_path / "trainer.pth"))
+    torch.save({"method": "HMMN", "state_dict": {}}, tmp_path / "ours.ckpt")
+    with pytest.raises(ValueError, match="a checkpoint of this project needs no import"):
+        HMMN.from_official(str(tmp_path / "ours.ckpt"))
+    torch.save(torch.zeros(2), tmp_path / "tensor.pth")
+    with pytest.raises(ValueError, match="not a flat state dict but Tensor"):
+        HMMN.from_official(str(tmp_path / "tensor.pth"))
     torch.save({7: torch.zeros(2)}, tmp_path / "numbers.pth")
     with pytest.raises(ValueError, match="not a flat state dict but a dict of 7"):
         HMMN.from_official(str(tmp_path / "numbers.pth"))

@@ -181,6 +181,8 @@ def test_misuse_is_explained(method: str) -> None:
     with pytest.raises(RuntimeError, match="outside a sequence"):
         model.step(frames[:, 0], mask)
     with model.sequence():
+        with pytest.raises(RuntimeError, match="a model follows one at a time"), model.sequence():
+            pass
         with pytest.raises(RuntimeError, match="without a mask on the first frame"):
             model.step(frames[:, 0])
         with pytest.raises(ValueError, match="uint8 RGB"):

@@ -117,13 +117,9 @@ def _read(path: str) -> dict[str, Tensor]:
         raise ValueError(
             f"{path}: cannot be read as a state dict ({reason}); it is damaged or something else"
         ) from error
-    if not isinstance(content, dict) or not all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
-    ):
-        what = (
-            f"a dict of {', '.join(map(str, list(content)[:4]))}"
-            if isinstance(content, dict)
-            else type(content).__name__
-        )
-        raise ValueError(f"{path}: not a flat state dict but {what}; give the released checkpoint of HMMN")
+    entries = content if isinstance(content, dict) else {}
+    if not entries or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in entries.items()):
+        what = f"a dict of {', '.join(map(str, list(entries)[:4]))}" if entries else type(content).__name__
+        own = "; a checkpoint of this project needs no import" if "method" in entries else ""
+        raise ValueError(f"{path}: not a flat state dict but {what}; give the released checkpoint of HMMN{own}")
     return {name.removeprefix("module."): value for name, value in content.items()}

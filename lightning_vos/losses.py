@@ -41,6 +41,11 @@ def dice_loss(probs: Tensor, masks: Tensor, present: Tensor) -> Tensor:
     """
     probs, masks = probs.flatten(2), masks.flatten(2)
     loss = 1 - (2 * (probs * masks).sum(-1) + 1) / (probs.sum(-1) + masks.sum(-1) + 1)
+    return mean_over_objects(loss, present)
+
+
+def mean_over_objects(loss: Tensor, present: Tensor) -> Tensor:
+    """Mean over clips of the mean over their objects: ``loss (B, K)``, ``present (B, K)`` bool, to a scalar."""
     weight = present.to(loss.dtype)
     return ((loss * weight).sum(1) / weight.sum(1).clamp(min=1)).mean()
 

@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightning_vos.functional import in_full
+
 Mode = Literal["paper", "official", "exact"]
 Projection = Callable[[Tensor], Tensor]
 
@@ -95,9 +97,9 @@ def relaxed_assignment(
     if steps < 1 or sweeps < 1 or step_size <= 0:
         raise ValueError(f"{steps=}, {sweeps=}, {step_size=}: all must be positive")
     exists = existing_pairs(cost, rows, columns)
-    cost = cost if cost.dtype == torch.float64 else cost.float()  # half precision cannot add fifty entries up to 1
-    # Whatever the padding holds, even NaN, must reach neither the result nor the gradient.
-    cost = cost.masked_fill(~exists, 0)
+    # Half precision cannot add fifty entries up to 1; and whatever the padding holds, even NaN, must reach neither the
+    # result nor the gradient.
+    cost = in_full(cost).masked_fill(~exists, 0)
     last = total = greedy_assignment(cost, rows, columns)
     count = torch.ones_like(cost[:, :1, :1])
     official = mode == "official"

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_vos.functional import in_full
+from lightning_vos.losses import mean_over_objects
 from lightning_vos.memory import SequenceState
 
 
@@ -31,8 +32,7 @@ def alignment_loss(memory: Tensor, query: Tensor, present: Tensor) -> Tensor:
     query = in_full(query.detach()).unsqueeze(1)
     spread = query.var(dim=(3, 4), correction=0).mean(dim=2)
     error = (in_full(memory) - query).pow(2).mean(dim=(2, 3, 4)) / spread.clamp(min=1e-6)
-    weight = present.to(error.dtype)
-    return ((error * weight).sum(1) / weight.sum(1).clamp(min=1)).mean()
+    return mean_over_objects(error, present)
 
 
 class KeyAlignment(SequenceState):

@@ -133,8 +133,8 @@ class KernelGuidedBank(FrameBank):
         """
         keys = self.keys[:, start:, objects].transpose(1, 2).flatten(2, 3)  # (B, K', T*N, C_k)
         values = self.values[:, start:, objects].transpose(1, 2).flatten(2, 3)
-        tracked = self.kernel != "none" and self.arrived is not None
-        centres = self.kernel_centres()[:, start:, objects].transpose(1, 2) if tracked else None
+        # Not tracked: no kernel. The module decides, frame by frame.
+        centres = None if self.arrived is None else self.kernel_centres()[:, start:, objects].transpose(1, 2)
         batch, chosen, positions = keys.shape[:3]
         height, width = grid
         cells = height * width

@@ -7,6 +7,7 @@ from callbacks.mask_images import MaskImages
 from callbacks.memory_statistics import MemoryStatistics
 from callbacks.palette import PALETTE, overlay, save_palette_png
 from callbacks.progress_lines import ProgressBar, ProgressLines
+from callbacks.proposals import PerfectMatcher, ProposalRecall
 from callbacks.run_summary import RunSummary
 from callbacks.wandb import AutoWandbLogger
 
@@ -19,8 +20,10 @@ __all__ = [
     "LastCheckpoint",
     "MaskImages",
     "MemoryStatistics",
+    "PerfectMatcher",
     "ProgressBar",
     "ProgressLines",
+    "ProposalRecall",
     "RunSummary",
     "device_name",
     "overlay",

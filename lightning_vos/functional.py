@@ -68,6 +68,22 @@ def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(labels[None, None].float(), size=size, mode="nearest-exact")[0, 0].to(labels.dtype)
 
 
+def intersection_over_union(a: Tensor, b: Tensor) -> Tensor:
+    """IoU of every mask of one list with every mask of another.
+
+    Args:
+        a: ``(B, n, H, W)`` bool.
+        b: ``(B, m, H, W)`` bool.
+
+    Returns:
+        ``(B, n, m)`` float; 0 for two empty masks.
+    """
+    a, b = a.flatten(2).float(), b.flatten(2).float()
+    with torch.autocast(a.device.type, enabled=False):  # half precision cannot count to 257
+        shared = a @ b.transpose(1, 2)
+    return shared / (a.sum(2).unsqueeze(2) + b.sum(2).unsqueeze(1) - shared + 1e-6)
+
+
 Similarity = Callable[[Tensor, Tensor], Tensor]
 
 

@@ -108,6 +108,31 @@ class VOSModule(LightningModule):
             given: ``(B, K, H, W)`` masks given on this frame, if any: the frame must be remembered.
         """
 
+    def merge(self, probs: Tensor) -> Tensor:
+        """Object probabilities ``(B, K, H, W)`` to logits ``(B, K+1, H, W)``, background first: soft aggregation."""
+        return aggregate(probs)
+
+    def frame_losses(self, logits: Tensor, labels: Tensor, masks: Tensor, present: Tensor) -> dict[str, Tensor]:
+        """Losses of a training frame after the first: bootstrapped cross entropy and dice.
+
+        Args:
+            logits: ``(B, K+1, H, W)`` merged.
+            labels: ``(B, H, W)`` uint8 ground truth.
+            masks: ``(B, K, H, W)`` the same, one-hot.
+            present: ``(B, K)`` bool, which objects exist in which clip.
+        """
+        fraction = bootstrap_fraction(self.progress, *self.bootstrap)
+        cross_entropy, dice = segmentation_loss(logits, labels, masks, present, fraction)
+        return {"cross_entropy": cross_entropy, "dice": dice}
+
+    def teacher(self, truth: Tensor) -> Tensor | None:
+        """Masks to remember of a training frame instead of the model's own; ``None``: its own, as at test time.
+
+        Args:
+            truth: ``(B, K, H, W)`` one-hot ground truth of the frame.
+        """
+        return None
+
     def auxiliary_losses(self, labels: Tensor) -> dict[str, Tensor]:
         """Further weighted losses of a clip, called before the state is forgotten.
 
@@ -178,7 +203,12 @@ class VOSModule(LightningModule):
         return unpad(logits, pads)
 
     def advance(
-        self, features: Query, given: Tensor | None, present: Tensor | None = None, remember: bool = True
+        self,
+        features: Query,
+        given: Tensor | None,
+        present: Tensor | None = None,
+        remember: bool = True,
+        taught: Tensor | None = None,
     ) -> Tensor:
         """One frame of the recursion, the only one there is: training, evaluation and :meth:`step` come here.
 
@@ -187,9 +217,10 @@ class VOSModule(LightningModule):
             given: ``(B, K, H, W)`` masks given on this frame, padded.
             present: ``(B, K)`` bool, which objects exist in which clip; by default those with a pixel in ``given``.
             remember: whether the state is written.
+            taught: ``(B, K, H, W)`` masks to remember of the frame instead of its own, see :meth:`teacher`.
 
         Returns:
-            ``(B, K+1, H, W)`` aggregated logits, padded.
+            ``(B, K+1, H, W)`` merged logits, padded.
         """
         tracks = self.tracks
         first = tracks.t == 0
@@ -206,10 +237,10 @@ class VOSModule(LightningModule):
                 # The given objects are what they are given as, and nobody else is there.
                 is_given = given.flatten(2).any(dim=2)[:, :, None, None]
                 probs = torch.where(is_given, given, probs * (1 - given.amax(dim=1, keepdim=True)))
-        logits = aggregate(probs)
+        logits = self.merge(probs)
         tracks.probs = torch.softmax(logits, dim=1)
         if remember or given is not None:  # a given mask is never forgotten
-            self.memorize(query, tracks.probs[:, 1:], given)
+            self.memorize(query, tracks.probs[:, 1:] if taught is None else taught, given)
         tracks.t += 1
         return logits
 
@@ -241,15 +272,19 @@ class VOSModule(LightningModule):
             type(features)(*(tensor.unflatten(0, (batch_size, length))[:, t] for tensor in features))
             for t in range(length)
         ]
-        fraction = bootstrap_fraction(self.progress, *self.bootstrap)
-        cross_entropy = dice = frames.new_zeros((), dtype=self.mean.dtype)
+        losses: dict[str, Tensor] = {}
         with self.sequence():
             self.advance(unrolled[0], masks[:, 0], present)
             for t in range(1, length):
-                logits = self.advance(unrolled[t], None, remember=t < length - 1)
-                frame_ce, frame_dice = segmentation_loss(logits, labels[:, t], masks[:, t], present, fraction)
-                cross_entropy, dice = cross_entropy + frame_ce, dice + frame_dice
-            losses = {"cross_entropy": cross_entropy, "dice": dice, **self.auxiliary_losses(labels)}
+                taught = self.teacher(masks[:, t])
+                logits = self.advance(unrolled[t], None, remember=t < length - 1, taught=taught)
+                for name, value in self.frame_losses(logits, labels[:, t], masks[:, t], present).items():
+                    losses[name] = losses[name] + value if name in losses else value
+            losses |= self.auxiliary_losses(labels)
+        return self.log_losses(losses, batch_size)
+
+    def log_losses(self, losses: dict[str, Tensor], batch_size: int) -> Tensor:
+        """Log the parts of a training loss and the learning rate; return their sum."""
         loss = torch.stack(list(losses.values())).sum()
         self.log("train/loss", loss, prog_bar=True, batch_size=batch_size)
         self.log("train/lr", self.lr * self.lr_factor(self.progress), batch_size=batch_size)

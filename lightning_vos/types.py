@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from lightning import Callback
@@ -183,3 +183,17 @@ class FrameCallback(Callback):
             frame: ``(3, h, w)`` uint8 RGB on the device.
             labels: ``(H, W)`` uint8 labels of size ``video.size`` on the device, 0 background, 1..K.
         """
+
+
+@runtime_checkable
+class MaskMatcher(Protocol):
+    """A method that matches mask proposals: what callbacks may ask of it."""
+
+    stride: int
+
+    @property
+    def proposal_masks(self) -> Tensor | None:
+        """``(B, m, H, W)`` proposals of the last frame in [0, 1], padded to the stride; ``None`` outside a sequence."""
+
+    def reveal(self, truth: Tensor | None) -> None:
+        """Give the ground truth ``(B, K, H, W)``, padded, of the next frame: it is then matched perfectly."""

@@ -16,6 +16,20 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 # A new method joins every contract test by one line here.
 SMALL: dict[str, dict[str, Any]] = {
+    "DMMNet": {
+        "trunk": "resnet10",
+        "norm": "group",
+        "dim": 16,
+        "matching_dim": 16,
+        "proposal_trunk": "resnet10",
+        "proposal_dim": 16,
+        "proposal_box_dim": 16,
+        "proposal_mask_layers": 1,
+        "anchor_sizes": [8, 16, 32, 64, 128],
+        "proposal_short_side": None,
+        "proposal_rois": 16,
+        "proposals": 8,
+    },
     "HMMN": {
         "query_trunk": "resnet10",
         "memory_trunk": "resnet10",

@@ -1,7 +1,8 @@
-"""Residual trunks up to stride 16, from torchvision, with the normalisation that small batches need."""
+"""Residual trunks from torchvision, with the normalisation that small batches need."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -12,14 +13,17 @@ from torch import Tensor, nn
 from torchvision.models import get_model_weights
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
-Trunk = Literal["resnet10", "resnet18", "resnet34", "resnet50"]
+Trunk = Literal["resnet10", "resnet18", "resnet34", "resnet50", "resnet101", "resnext101_32x8d"]
 Norm = Literal["frozen_batch", "group"]
 
-_BLOCKS: dict[str, tuple[type[BasicBlock | Bottleneck], list[int]]] = {
-    "resnet10": (BasicBlock, [1, 1, 1, 1]),
-    "resnet18": (BasicBlock, [2, 2, 2, 2]),
-    "resnet34": (BasicBlock, [3, 4, 6, 3]),
-    "resnet50": (Bottleneck, [3, 4, 6, 3]),
+# Block, blocks of each stage, groups, width of a group.
+_BLOCKS: dict[str, tuple[type[BasicBlock | Bottleneck], list[int], int, int]] = {
+    "resnet10": (BasicBlock, [1, 1, 1, 1], 1, 64),
+    "resnet18": (BasicBlock, [2, 2, 2, 2], 1, 64),
+    "resnet34": (BasicBlock, [3, 4, 6, 3], 1, 64),
+    "resnet50": (Bottleneck, [3, 4, 6, 3], 1, 64),
+    "resnet101": (Bottleneck, [3, 4, 23, 3], 1, 64),
+    "resnext101_32x8d": (Bottleneck, [3, 4, 23, 3], 32, 8),
 }
 
 
@@ -52,8 +56,17 @@ class Pyramid(NamedTuple):
     f16: Tensor
 
 
-class Backbone(nn.Module):
-    """ResNet conv1..layer3.
+class DeepPyramid(NamedTuple):
+    """As :class:`Pyramid`, down to ``f32 (B, C_32, H/32, W/32)``."""
+
+    f4: Tensor
+    f8: Tensor
+    f16: Tensor
+    f32: Tensor
+
+
+def build_resnet(trunk: Trunk, norm: Norm, weights: str | None = None) -> ResNet:
+    """A whole ResNet of torchvision's modules, classifier included.
 
     Args:
         trunk: which ResNet. ``resnet10`` (one basic block a stage) is not torchvision's: for tests and CPU runs.
@@ -61,36 +74,68 @@ class Backbone(nn.Module):
             2018) for training from scratch, where frozen statistics would mean no normalisation at all.
         weights: ``"imagenet"`` for torchvision's ImageNet weights (downloaded once by torchvision), the path of a
             state dict of the same ResNet, or ``None`` for a random start.
+
+    Raises:
+        ValueError: weights that do not fit, or that cannot be had.
+    """
+    resnet = _resnet(trunk, norm_layer(norm))
+    if weights is not None:
+        if norm != "frozen_batch":
+            raise ValueError(f"backbone_weights={weights} needs norm=frozen_batch: norm={norm} has no statistics")
+        resnet.load_state_dict(_read_weights(trunk, weights))
+    return resnet
+
+
+def norm_layer(norm: Norm, groups: int = 32) -> Callable[[int], nn.Module]:
+    """What makes the normalisation of a layer out of its number of channels; at most ``groups`` groups."""
+    return FrozenStatsBatchNorm2d if norm == "frozen_batch" else partial(GroupNorm, groups)
+
+
+class Backbone(nn.Module):
+    """ResNet conv1..layer3, or ..layer4.
+
+    Args:
+        trunk: as for :func:`build_resnet`.
+        norm: likewise.
+        weights: likewise.
         in_channels: channels of the input. Beyond the first 3 (RGB), filters are orthogonally initialised, also when
             weights are given.
+        stride: of the deepest features: 16 (a :class:`Pyramid`) or 32 (a :class:`DeepPyramid`).
 
     Raises:
         ValueError: weights that do not fit, or that cannot be had.
     """
 
     def __init__(
-        self, trunk: Trunk = "resnet50", norm: Norm = "frozen_batch", weights: str | None = None, in_channels: int = 3
+        self,
+        trunk: Trunk = "resnet50",
+        norm: Norm = "frozen_batch",
+        weights: str | None = None,
+        in_channels: int = 3,
+        stride: Literal[16, 32] = 16,
     ) -> None:
         """See the class."""
         super().__init__()
-        block, layers = _BLOCKS[trunk]
-        norm_layer = FrozenStatsBatchNorm2d if norm == "frozen_batch" else partial(GroupNorm, 32)
-        resnet = ResNet(block, layers, norm_layer=norm_layer)
-        if weights is not None:
-            if norm != "frozen_batch":
-                raise ValueError(f"backbone_weights={weights} needs norm=frozen_batch: norm={norm} has no statistics")
-            resnet.load_state_dict(_read_weights(trunk, weights))
+        resnet = build_resnet(trunk, norm, weights)
         if in_channels > 3:
             resnet.conv1 = _widen(resnet.conv1, in_channels)
         self.stem = nn.Sequential(resnet.conv1, resnet.bn1, resnet.relu, resnet.maxpool)
         self.layer1, self.layer2, self.layer3 = resnet.layer1, resnet.layer2, resnet.layer3
-        self.channels = tuple(width * block.expansion for width in (64, 128, 256))  # of f4, f8, f16
+        self.layer4 = resnet.layer4 if stride == 32 else None
+        expansion = _BLOCKS[trunk][0].expansion
+        self.channels = tuple(width * expansion for width in (64, 128, 256, 512)[: 3 if stride == 16 else 4])
 
-    def forward(self, image: Tensor) -> Pyramid:
-        """``(B, C, H, W)`` normalised image, sides multiples of 16, to features at strides 4, 8 and 16."""
+    def forward(self, image: Tensor) -> Pyramid | DeepPyramid:
+        """``(B, C, H, W)`` normalised image, sides multiples of ``stride``: features at strides 4, 8, 16 (and 32)."""
         f4 = self.layer1(self.stem(image))
         f8 = self.layer2(f4)
-        return Pyramid(f4, f8, self.layer3(f8))
+        f16 = self.layer3(f8)
+        return Pyramid(f4, f8, f16) if self.layer4 is None else DeepPyramid(f4, f8, f16, self.layer4(f16))
+
+
+def _resnet(trunk: Trunk, norm: Callable[[int], nn.Module] = nn.BatchNorm2d) -> ResNet:
+    block, layers, groups, width = _BLOCKS[trunk]
+    return ResNet(block, layers, groups=groups, width_per_group=width, norm_layer=norm)
 
 
 def _widen(conv: nn.Conv2d, in_channels: int) -> nn.Conv2d:
@@ -121,7 +166,7 @@ def _read_weights(trunk: Trunk, source: str) -> dict[str, Tensor]:
         state = torch.load(source, map_location="cpu", weights_only=True)
     except Exception as error:  # bytes that are something else make the unpickler fail in any way
         raise ValueError(f"backbone_weights={source}: not a state dict that torch.save has written") from error
-    expected = ResNet(*_BLOCKS[trunk]).state_dict()
+    expected = _resnet(trunk).state_dict()
     wrong = [name for name in expected if name not in state or state[name].shape != expected[name].shape]
     wrong += [name for name in state if name not in expected]
     if wrong:

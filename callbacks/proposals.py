@@ -1,0 +1,94 @@
+"""What the mask proposals of a method allow: without it, a score says nothing about the matching."""
+
+from __future__ import annotations
+
+import torch
+from lightning import LightningModule, Trainer
+from torch import Tensor
+from torchmetrics import MeanMetric
+
+from lightning_vos.functional import intersection_over_union, one_hot, pad_to_stride, resize_labels
+from lightning_vos.types import FrameCallback, MaskMatcher, Video
+
+THRESHOLDS = (0.5, 0.7)
+
+
+class ProposalRecall(FrameCallback):
+    """Logs how well the best proposal of a frame covers each of its objects.
+
+    ``val/proposal_recall_50`` and ``_70``: share of the objects that a proposal covers with an IoU of at least 0.5 and
+    0.7; ``val/proposal_best_iou``: mean IoU of the best proposal. Over all objects in all annotated frames after the
+    first, at the size of the frames; void counts as background. Methods without proposals log nothing.
+    """
+
+    def __init__(self) -> None:
+        self._means: dict[str, MeanMetric] = {}
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start with empty means."""
+        names = [*(f"proposal_recall_{round(100 * threshold)}" for threshold in THRESHOLDS), "proposal_best_iou"]
+        self._means = {name: MeanMetric().to(pl_module.device) for name in names}
+
+    def on_frame_end(
+        self, trainer: Trainer, pl_module: LightningModule, video: Video, t: int, frame: Tensor, labels: Tensor
+    ) -> None:
+        """Compare the proposals of one frame with its ground truth."""
+        if not isinstance(pl_module, MaskMatcher) or pl_module.proposal_masks is None or t == 0:
+            return
+        truth = _truth(video, t, frame.shape[-2:], pl_module.stride)
+        if truth is None:
+            return
+        shown = truth.flatten(1).any(dim=1)
+        if not shown.any():
+            return
+        truth = truth[shown].to(frame.device).unsqueeze(0) > 0.5
+        best = intersection_over_union(truth, pl_module.proposal_masks > 0.5)[0].amax(dim=1)
+        for threshold, mean in zip(THRESHOLDS, self._means.values(), strict=False):
+            mean.update((best >= threshold).float())
+        self._means["proposal_best_iou"].update(best)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the means over all ranks."""
+        if isinstance(pl_module, MaskMatcher):
+            # compute() gathers over ranks; a rank that saw no object has weight 0, and the total is equal on all.
+            totals = {f"val/{name}": mean.compute() for name, mean in self._means.items()}
+            if not any(value.isnan() for value in totals.values()):
+                pl_module.log_dict(totals, sync_dist=True, reduce_fx="max", batch_size=1)
+
+    on_test_epoch_start = on_validation_epoch_start
+
+
+class PerfectMatcher(FrameCallback):
+    """Shows the matching the truth: every object gets its best proposal. What is then scored is the rest of the method.
+
+    ``--trainer.callbacks+=callbacks.PerfectMatcher`` at evaluation; with ``--model.refinement=false`` what the
+    proposals alone allow.
+
+    Raises:
+        ValueError: the method has no proposals.
+    """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse methods without proposals, and training."""
+        if not isinstance(pl_module, MaskMatcher) or stage == "fit":
+            raise ValueError(
+                f"callbacks.PerfectMatcher with {type(pl_module).__name__}, {stage}: it is for the evaluation of "
+                "methods that match mask proposals; take it off trainer.callbacks"
+            )
+
+    def on_frame_start(self, trainer: Trainer, pl_module: LightningModule, video: Video, t: int) -> None:
+        """Hand over the truth of the frame that comes next."""
+        assert isinstance(pl_module, MaskMatcher)
+        if t == 0:
+            self._size = video.read_frame(0).shape[-2:]
+        truth = _truth(video, t, self._size, pl_module.stride)
+        pl_module.reveal(None if truth is None else truth.unsqueeze(0).to(video.device))
+
+
+def _truth(video: Video, t: int, size: torch.Size, stride: int) -> Tensor | None:
+    """Masks of all objects ``(K, H, W)`` at the size of the frames, padded as these are; ``None`` if not annotated."""
+    target = video.target(t)
+    if target is None or not len(video.object_ids):
+        return None
+    masks = one_hot(resize_labels(target, (size[0], size[1])), len(video.object_ids))
+    return pad_to_stride(masks, stride)[0]

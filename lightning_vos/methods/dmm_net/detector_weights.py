@@ -1,0 +1,63 @@
+"""Pretrained weights of a Mask R-CNN with any classes, for one that knows only "object"."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.error import URLError
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
+
+OF_CLASSES = ("roi_heads.box_predictor.", "roi_heads.mask_predictor.mask_fcn_logits.")
+"""What depends on the classes, and starts afresh."""
+
+
+def load_detector(net: nn.Module, source: str) -> None:
+    """Load all but what depends on the classes.
+
+    Args:
+        net: torchvision's ``MaskRCNN``.
+        source: ``coco`` (downloaded once by torchvision) or the path of a state dict.
+
+    Raises:
+        ValueError: weights that cannot be had, or entries that are missing, unexpected or of another shape.
+    """
+    given = _read(source)
+    # torchvision's detectors have a batch norm without counter; a counter that never counts is no loss.
+    own = {name: value for name, value in net.state_dict().items() if not _is_left_out(name)}
+    wrong = [f"{name} is missing" for name in own if name not in given]
+    wrong += [f"{name} is unexpected" for name in given if name not in own and not _is_left_out(name)]
+    wrong += [
+        f"{name} is {tuple(given[name].shape)} instead of {tuple(own[name].shape)}"
+        for name in own
+        if name in given and given[name].shape != own[name].shape
+    ]
+    if wrong:
+        raise ValueError(
+            f"proposal_weights={source}: {len(wrong)} entries do not fit ({'; '.join(wrong[:3])}, ...); a Mask R-CNN "
+            "of torchvision with the trunk and widths of proposals is needed, with norm=frozen_batch"
+        )
+    net.load_state_dict({name: given[name] for name in own}, strict=False)
+
+
+def _is_left_out(name: str) -> bool:
+    return name.startswith(OF_CLASSES) or name.endswith("num_batches_tracked")
+
+
+def _read(source: str) -> dict[str, Tensor]:
+    if source == "coco":
+        weights = MaskRCNN_ResNet50_FPN_Weights.DEFAULT
+        try:
+            return dict(weights.get_state_dict(progress=False, check_hash=True))
+        except (URLError, OSError, RuntimeError) as error:
+            raise ValueError(
+                f"proposal_weights=coco: {weights.url} cannot be had ({error}); copy that file here by hand and give "
+                "its path instead, or train from scratch with proposal_weights=null"
+            ) from error
+    if not Path(source).is_file():
+        raise ValueError(f"proposal_weights={source}: no such file; give coco, the path of a state dict, or null")
+    try:
+        return dict(torch.load(source, map_location="cpu", weights_only=True))
+    except Exception as error:  # bytes that are something else make the unpickler fail in any way
+        raise ValueError(f"proposal_weights={source}: not a state dict that torch.save has written") from error

@@ -1,0 +1,42 @@
+"""Losses of DMM-Net."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lightning_vos.functional import intersection_over_union
+from lightning_vos.methods.dmm_net.matching import greedy_assignment
+
+SEEN = 0.1  # IoU from which an object counts as found by the proposals
+
+
+def match_loss(cosine: Tensor, proposals: Tensor, valid: Tensor, masks: Tensor, present: Tensor) -> Tensor:
+    """``mean (cos_ij - G_ij)^2`` over templates and proposals; G is the greedy assignment by IoU with the truth.
+
+    Templates whose object no proposal covers (IoU below 0.1) do not count: the greedy rule would give them a proposal
+    at random.
+
+    Args:
+        cosine: ``(B, K, m)`` similarity, before the overlap is mixed in.
+        proposals: ``(B, m, H, W)`` probabilities.
+        valid: ``(B, m)`` bool, which proposals exist.
+        masks: ``(B, K, H, W)`` one-hot ground truth.
+        present: ``(B, K)`` bool, which objects exist.
+
+    Returns:
+        Scalar: mean over clips; 0 for a clip in which nothing can be matched.
+    """
+    overlap = intersection_over_union(masks > 0.5, proposals > 0.5)
+    rows = present & (overlap.masked_fill(~valid.unsqueeze(1), 0).amax(dim=2) >= SEEN)
+    target = greedy_assignment(-overlap, rows, valid)
+    pairs = (rows.unsqueeze(2) & valid.unsqueeze(1)).to(cosine.dtype)
+    error = ((cosine - target) ** 2 * pairs).sum(dim=(1, 2))
+    return (error / pairs.sum(dim=(1, 2)).clamp(min=1)).mean()
+
+
+def soft_iou_loss(probs: Tensor, masks: Tensor) -> Tensor:
+    """``1 - sum(p y) / sum(p + y - p y)`` of each object: ``(B, K, H, W)`` twice, to ``(B, K)``."""
+    probs, masks = probs.flatten(2), masks.flatten(2)
+    shared = (probs * masks).sum(dim=2)
+    return 1 - shared / (torch.sum(probs + masks, dim=2) - shared + 1e-6)

@@ -1,0 +1,356 @@
+"""DMM-Net: differentiable mask-matching network.
+
+Zeng et al., "DMM-Net: Differentiable Mask-Matching Network for Video Object Segmentation", ICCV 2019 (arXiv
+1909.12471). ``docs/dmm_net.md`` says which number comes from where.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lightning_vos.blocks.backbone import Norm, Trunk
+from lightning_vos.functional import EPSILON, in_full, intersection_over_union, pad_to_stride
+from lightning_vos.losses import mean_over_objects
+from lightning_vos.methods.dmm_net.boxes import paste, pool, tight_boxes
+from lightning_vos.methods.dmm_net.losses import match_loss, soft_iou_loss
+from lightning_vos.methods.dmm_net.matching import add_dummies, hungarian, relaxed_assignment
+from lightning_vos.methods.dmm_net.network import Decoder, Encoder
+from lightning_vos.methods.dmm_net.proposals import ProposalNetwork
+from lightning_vos.methods.dmm_net.templates import Matched, Templates
+from lightning_vos.module import VOSModule
+from lightning_vos.types import ClipBatch
+
+Matcher = Literal["paper", "official", "exact", "hungarian"]
+GATE = 0.01  # in training, smaller weights do not reach the matched mask
+TRAINING_STEPS = 10  # N_grad; 40 at test time
+
+
+class Features(NamedTuple):
+    """Of a frame: skips and matching maps at strides 32, 16, 8 and 4, and the proposals with their features."""
+
+    skip32: Tensor
+    skip16: Tensor
+    skip8: Tensor
+    skip4: Tensor
+    map32: Tensor
+    map16: Tensor
+    map8: Tensor
+    map4: Tensor
+    pooled: Tensor
+    boxes: Tensor
+    masks: Tensor
+    valid: Tensor
+
+
+class Query(NamedTuple):
+    """Of the frame that is being segmented.
+
+    Attributes:
+        skips: strides 32 to 4, for the decoder.
+        maps: strides 4 to 32, to pool templates from.
+        pooled: ``(B, m, D)`` features of the proposals.
+        proposals: ``(B, m, H, W)`` their masks, probabilities.
+        valid: ``(B, m)`` bool.
+    """
+
+    skips: tuple[Tensor, ...]
+    maps: tuple[Tensor, ...]
+    pooled: Tensor
+    proposals: Tensor
+    valid: Tensor
+
+
+class DMMNet(VOSModule):
+    """Every frame is a bag of mask proposals; templates are matched to them, and the matched masks are refined.
+
+    The two stages train different parts: ``trains: proposals`` (static stage) the class-agnostic detector on pictures
+    with all their objects, ``trains: matching`` (video stage) encoder and decoder through the unrolled matching, with
+    the detector frozen.
+
+    Args:
+        trains: see above.
+        trunk: ResNet of the encoder (ResNet-101 in the paper's main results).
+        norm: ``frozen_batch`` with pretrained weights, ``group`` from scratch; of all networks.
+        backbone_weights: ``imagenet``, the path of a state dict of the trunk, or null for a random start; with
+            ``imagenet`` the detector's trunk starts so too, unless ``proposal_weights`` are given.
+        dim: width of skips and decoder at strides 32 and 16.
+        matching_dim: channels that each of the four levels contributes to the feature of a proposal.
+        overlap_weight: lambda, share of the IoU with the previous mask in the similarity; the rest is the cosine of the
+            features.
+        matcher: how templates are matched at test time: ``paper`` (40 steps of unrolled descent, last iterate),
+            ``exact`` (until the optimum is clear), ``hungarian`` (the optimum, by scipy, on the host), or ``official``
+            (what the released weights were trained with: the mean over unprojected iterates, whose value scales the
+            mask; also in training).
+        absent_similarity: tau: a template whose similarities are all below may stay unmatched. Null: every template
+            gets a proposal, as in the paper.
+        refinement: decode the matched masks; else they are the result.
+        across_objects: let the decoder's state pass from object to object, as in the paper. The order of the objects
+            then matters.
+        own_masks: (start, probability): from this share of the run on, the previous mask of a training frame is the
+            network's own with this probability, the ground truth otherwise.
+        match_weight: weight of the match loss.
+        matched_weight: weight of the soft IoU of the matched mask.
+        pretrained_lr: factor of the learning rate of the encoder's trunk.
+        proposal_trunk: ResNet of the detector (ResNeXt-101 32x8d in the paper's code); this and the following: see
+            :class:`~lightning_vos.methods.dmm_net.proposals.ProposalNetwork`.
+        proposal_weights: ``coco`` (with ResNet-50), the path of a state dict, or null.
+        proposal_dim: channels of the detector's pyramid and mask head.
+        proposal_box_dim: width of its box head.
+        proposal_mask_layers: convolutions of its mask head.
+        anchor_sizes: side of the anchors at strides 4 to 64, pixels.
+        proposal_short_side: shorter side of the detector's input, pixels; null: that of the frame.
+        proposal_candidates: boxes that its first stage looks through on each level, and hands on.
+        proposal_rois: boxes of a picture that its second stage trains on.
+        proposals: m, proposals of a frame.
+        score_threshold: proposals below it are dropped.
+        **kwargs: see :class:`~lightning_vos.module.VOSModule`.
+    """
+
+    stride = 32
+
+    def __init__(
+        self,
+        trains: Literal["proposals", "matching"] = "matching",
+        trunk: Trunk = "resnet50",
+        norm: Norm = "frozen_batch",
+        backbone_weights: str | None = None,
+        dim: int = 128,
+        matching_dim: int = 128,
+        overlap_weight: float = 0.3,
+        matcher: Matcher = "paper",
+        absent_similarity: float | None = None,
+        refinement: bool = True,
+        across_objects: bool = True,
+        own_masks: tuple[float, float] = (0.25, 0.5),
+        match_weight: float = 1.0,
+        matched_weight: float = 1.0,
+        pretrained_lr: float = 0.1,
+        proposal_trunk: Trunk = "resnet50",
+        proposal_weights: str | None = None,
+        proposal_dim: int = 256,
+        proposal_box_dim: int = 1024,
+        proposal_mask_layers: int = 4,
+        anchor_sizes: tuple[int, int, int, int, int] = (32, 64, 128, 256, 512),
+        proposal_short_side: int | None = 800,
+        proposal_candidates: int = 1000,
+        proposal_rois: int = 512,
+        proposals: int = 50,
+        score_threshold: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
+        """See the class."""
+        super().__init__(**kwargs)
+        self.save_hyperparameters(ignore=["weights"])
+        for name, value, choices in (
+            ("matcher", matcher, get_args(Matcher)),
+            ("trains", trains, ("proposals", "matching")),
+        ):
+            if value not in choices:
+                raise ValueError(f"{name}={value}: choose from {', '.join(choices)}")
+        if proposals < 1:
+            raise ValueError(f"proposals={proposals}: must be at least 1")
+        if not 0 <= overlap_weight <= 1:
+            raise ValueError(f"overlap_weight={overlap_weight}: must be from 0 to 1")
+        self.trains = trains
+        self.overlap_weight = overlap_weight
+        self.matcher = matcher
+        self.absent_similarity = absent_similarity
+        self.refinement = refinement
+        self.own_masks = own_masks
+        self.match_weight = match_weight
+        self.matched_weight = matched_weight
+        self.pretrained_lr = pretrained_lr
+
+        self.detector = ProposalNetwork(
+            proposal_trunk,
+            norm,
+            proposal_weights,
+            "imagenet" if backbone_weights == "imagenet" and proposal_weights is None else None,
+            proposal_dim,
+            proposal_box_dim,
+            proposal_mask_layers,
+            anchor_sizes,
+            proposal_short_side,
+            candidates=proposal_candidates,
+            rois=proposal_rois,
+            detections=max(100, proposals),
+            count=proposals,
+            score_threshold=score_threshold,
+        )
+        self.encoder = Encoder(trunk, norm, backbone_weights, dim, matching_dim)
+        self.decoder = Decoder(dim, across_objects)
+        self.templates = Templates()
+        self.detector.requires_grad_(trains == "proposals")
+        self.encoder.requires_grad_(trains == "matching")
+        self.decoder.requires_grad_(trains == "matching" and refinement)
+
+    def train(self, mode: bool = True) -> DMMNet:
+        """Training mode, except for a frozen detector: torchvision's would expect targets."""
+        super().train(mode)
+        self.detector.train(mode and self.trains == "proposals")
+        return self
+
+    def parameter_groups(self) -> list[tuple[list[nn.Parameter], float]]:
+        """The encoder's trunk learns more slowly than what is new."""
+        groups: dict[float, list[nn.Parameter]] = {}
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                factor = self.pretrained_lr if name.startswith("encoder.trunk.") else 1.0
+                groups.setdefault(factor, []).append(parameter)
+        return [(parameters, factor) for factor, parameters in groups.items()]
+
+    # ---------------------------------------------------------------- stage one
+
+    def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
+        """Stage one: the detector on single pictures; stage two: see the base class."""
+        if self.trains == "matching":
+            return super().training_step(batch, batch_idx)
+        frames = pad_to_stride(batch.frames.flatten(0, 1), self.stride)[0]
+        labels = pad_to_stride(batch.masks.flatten(0, 1), self.stride)[0]
+        step, rank = self._step(), (self._trainer.global_rank if self._trainer is not None else 0)
+        seeds = [hash((torch.initial_seed(), step, rank * len(frames) + i)) % 2**62 for i in range(len(frames))]
+        losses = self.detector.losses(self.normalize(frames), labels, seeds)
+        return self.log_losses(losses, len(frames))
+
+    def _step(self) -> int:
+        return self._trainer.global_step if self._trainer is not None else 0
+
+    # ---------------------------------------------------------------- the recursion
+
+    @property
+    def proposal_masks(self) -> Tensor | None:
+        """``(B, m, H, W)`` proposals of the last frame, padded; ``None`` outside a sequence."""
+        return self.templates.proposals
+
+    def reveal(self, truth: Tensor | None) -> None:
+        """Match the next frame by its ground truth ``(B, K, H, W)``, padded: what a perfect matcher would do."""
+        self.templates.truth = truth
+
+    def encode(self, image: Tensor) -> Features:
+        """Encoder and detector on all frames at once: ``(B, 3, H, W)``."""
+        skips, maps = self.encoder(image)
+        with torch.no_grad():
+            found = self.detector(image)
+        pooled = pool(maps[::-1], found.tight)
+        return Features._make([*skips, *maps, pooled, found.boxes, found.masks, found.valid])
+
+    def query(self, features: Features) -> Query:
+        """Paste the proposals of the frame."""
+        height, width = features.skip4.shape[-2:]
+        pasted = paste(features.masks, features.boxes, (4 * height, 4 * width))
+        return Query(features[:4], features[7:3:-1], features.pooled, pasted, features.valid)
+
+    def segment(self, query: Query) -> Tensor:
+        """Match and refine: ``(B, K, H, W)`` logits."""
+        started = len(self.templates)
+        logits = self._follow(query, started)
+        # Objects given on this very frame have no template yet; the given mask goes over whatever stands here.
+        return F.pad(logits, (0, 0, 0, 0, 0, len(self.tracks.births) - started))
+
+    def memorize(self, query: Query, probs: Tensor, given: Tensor | None) -> None:
+        """Keep the masks; make templates of the objects that start here."""
+        templates, first = self.templates, len(self.templates) == 0
+        templates.previous = in_full(probs)
+        if given is None:
+            return
+        hidden = [(dim, *skip.shape[-2:]) for dim, skip in zip(self.decoder.dims, query.skips, strict=True)]
+        boxes = tight_boxes(given > 0.5)[0]
+        new = torch.tensor([birth == self.tracks.t for birth in self.tracks.births], device=given.device)
+        templates.grow(pool(query.maps, boxes.to(given.dtype)), in_full(given), hidden, new)
+        if first:  # the decoder's hidden states start from the given masks
+            self._follow(query, len(templates))
+
+    def merge(self, probs: Tensor) -> Tensor:
+        """Background is what no object claims: ``1 - max_k p_k``; logarithms, whose softmax is ``p`` for one object."""
+        background = 1 - probs.amax(dim=1, keepdim=True)
+        return torch.cat([background, probs], dim=1).clamp(min=EPSILON).log()
+
+    def _follow(self, query: Query, objects: int) -> Tensor:
+        """One frame for the first ``objects`` objects: their logits ``(B, K, H, W)``."""
+        templates = self.templates
+        earlier = [birth < self.tracks.t or self.tracks.t == 0 for birth in self.tracks.births[:objects]]
+        rows = self.tracks.present[:, :objects] & torch.tensor(earlier, device=query.valid.device)
+        previous = templates.previous[:, :objects]
+        cosine = F.normalize(templates.features, dim=2) @ F.normalize(query.pooled, dim=2).transpose(1, 2)
+        overlap = intersection_over_union(previous > 0.5, query.proposals > 0.5).to(cosine.dtype)
+        similarity = torch.lerp(cosine, overlap, self.overlap_weight)
+        templates.proposals = query.proposals
+        with torch.autocast(query.pooled.device.type, enabled=False):
+            weights = self.assign(similarity, rows, query.valid)
+            matched = (weights @ query.proposals.flatten(2)).unflatten(2, query.proposals.shape[2:])
+        if self.refinement and self.trains == "matching":
+            masks = torch.stack([previous, templates.first, matched], dim=2)
+            logits, templates.hidden = self.decoder(query.skips, masks, templates.hidden)
+        else:
+            logits = torch.logit(matched.clamp(EPSILON, 1 - EPSILON))
+        if self.training:
+            templates.clip.append(Matched(cosine, query.proposals, query.valid, matched, in_full(logits)))
+        return logits
+
+    def assign(self, similarity: Tensor, rows: Tensor, valid: Tensor) -> Tensor:
+        """Weights of the proposals in every matched mask.
+
+        Args:
+            similarity: ``(B, K, m)``, larger is better.
+            rows: ``(B, K)`` bool, templates that are followed.
+            valid: ``(B, m)`` bool, proposals that exist.
+
+        Returns:
+            ``(B, K, m)``: in training all weights above 0.01 of the relaxed assignment, with a gradient; at test time
+            one-hot (with ``official`` the entry's own value), or all zero for a template that stays unmatched.
+        """
+        truth = self.templates.truth
+        if truth is not None and not self.training:
+            similarity = intersection_over_union(truth[:, : rows.shape[1]] > 0.5, self.templates.proposals > 0.5)
+            best = similarity.masked_fill(~valid.unsqueeze(1), 0).max(dim=2, keepdim=True)
+            return torch.zeros_like(similarity).scatter(2, best.indices, (best.values > 0).to(similarity.dtype))
+        count, cost = similarity.shape[2], -similarity
+        if self.absent_similarity is not None:
+            # As many ways to be absent as templates, so that they do not compete for one.
+            cost = F.pad(cost, (0, cost.shape[1]), value=-self.absent_similarity)
+            valid = F.pad(valid, (0, cost.shape[1]), value=True)
+        cost, columns = add_dummies(cost, rows, valid)
+        columns = F.pad(columns, (0, cost.shape[2] - columns.shape[1]))
+        if self.training:
+            mode: Literal["paper", "official"] = "official" if self.matcher == "official" else "paper"
+            x = relaxed_assignment(cost, rows, columns, mode=mode, steps=TRAINING_STEPS)[..., :count]
+            return x * (x.detach() > GATE)
+        if self.matcher == "hungarian":
+            return hungarian(cost, rows, columns)[..., :count].to(similarity.dtype)
+        official = self.matcher == "official"
+        x = relaxed_assignment(cost, rows, columns, mode=self.matcher, average=official)
+        chosen = torch.zeros_like(x).scatter(2, x.argmax(dim=2, keepdim=True), 1) * rows.unsqueeze(2)
+        return ((chosen * x) if official else chosen)[..., :count]
+
+    # ---------------------------------------------------------------- stage two
+
+    def frame_losses(self, logits: Tensor, labels: Tensor, masks: Tensor, present: Tensor) -> dict[str, Tensor]:
+        """None: all losses need the matching, see :meth:`auxiliary_losses`."""
+        return {}
+
+    def auxiliary_losses(self, labels: Tensor) -> dict[str, Tensor]:
+        """Match loss, soft IoU of the matched and of the refined masks, over all frames of the clip."""
+        present = self.tracks.present
+        losses = {"match": labels.new_zeros((), dtype=self.mean.dtype)}
+        losses["matched"] = losses["refined"] = losses["match"]
+        ids = torch.arange(1, present.shape[1] + 1, device=labels.device).view(1, -1, 1, 1)
+        for t, frame in enumerate(self.templates.clip):
+            masks = (labels[:, t].unsqueeze(1) == ids).to(self.mean.dtype)
+            match = match_loss(frame.cosine, frame.proposals, frame.valid, masks, present)
+            matched = mean_over_objects(soft_iou_loss(frame.matched, masks), present)
+            refined = mean_over_objects(soft_iou_loss(torch.sigmoid(frame.refined), masks), present)
+            losses["match"] = losses["match"] + self.match_weight * match
+            losses["matched"] = losses["matched"] + self.matched_weight * matched
+            losses["refined"] = losses["refined"] + self.refinement * refined
+        return losses
+
+    def teacher(self, truth: Tensor) -> Tensor | None:
+        """Ground truth instead of the network's own previous mask: a draw for each frame, see ``own_masks``."""
+        start, probability = self.own_masks
+        draw = random.Random(f"{torch.initial_seed()} {self._step()} {self.tracks.t}").random()
+        return None if self.progress >= start and draw < probability else truth

@@ -2,7 +2,8 @@
 
 from datamodules.images import ImageSet
 from datamodules.layouts import SequenceSet
+from datamodules.pictures import PictureDataModule
 from datamodules.static import StaticDataModule
 from datamodules.video import VideoDataModule
 
-__all__ = ["ImageSet", "SequenceSet", "StaticDataModule", "VideoDataModule"]
+__all__ = ["ImageSet", "PictureDataModule", "SequenceSet", "StaticDataModule", "VideoDataModule"]

@@ -1,21 +1,23 @@
-"""What the data modules of both stages share: checks, the position in the run, evaluation."""
+"""What the data modules share: checks, the position in the run, evaluation."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
-from datamodules.images import ImageSet
-from datamodules.layouts import SequenceSet
+from datamodules.images import ImageSet, Still
+from datamodules.layouts import SequenceSet, VideoFiles
 from datamodules.samplers import ClipSampler, VideoSampler
 from datamodules.sequences import EvaluationSet
 from lightning_vos.types import Clip, ClipBatch, Video
+
+Files = TypeVar("Files", Still, VideoFiles)
 
 
 class ClipLoader(DataLoader[Clip]):
@@ -38,7 +40,7 @@ def _one_thread(worker: int) -> None:
 
 
 class VOSDataModule(LightningDataModule):
-    """Loaders of training clips and evaluation videos; the base of both stages.
+    """Loaders of training clips and evaluation videos; the base of all data modules.
 
     A run is one long epoch: ``trainer.max_steps`` optimiser steps of ``batch_size`` clips, and the clip at a position
     of the run is the same whatever the number of devices, of workers and of restarts. One description of a data set
@@ -127,16 +129,24 @@ class VOSDataModule(LightningDataModule):
             if stage != "fit":
                 raise ValueError(f"data.val is not set: there is nothing to {stage}; name a sequence set")
         elif self.val_set is None:
-            videos = self.val.videos(self.root)
-            if self.checks_files:
-                for video in videos:
-                    video.check()
-            self.val_set = EvaluationSet(videos, self.short_side)
+            self.val_set = EvaluationSet(self.checked(self.val.videos(self.root)), self.short_side)
 
     @property
     def checks_files(self) -> bool:
         """Whether this process opens the headers of all files; once is enough."""
         return self.trainer is None or self.trainer.is_global_zero
+
+    def checked(self, samples: list[Files]) -> list[Files]:
+        """The same samples, after a look at the headers of their files if this process ``checks_files``.
+
+        Raises:
+            FileNotFoundError: a file is missing.
+            ValueError: sizes differ, or a file is not an image.
+        """
+        if self.checks_files:
+            for sample in samples:
+                sample.check()
+        return samples
 
     def training_set(self) -> Dataset[Clip]:
         """The stage's training set: checked, repeats included, indexed by :class:`~datamodules.samplers.ClipKey`."""

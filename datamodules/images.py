@@ -1,4 +1,4 @@
-"""Reading pictures and masks; sets of still images with one mask per sample.
+"""Reading pictures and masks; sets of still images.
 
 Orientation tags (EXIF) are ignored: masks are drawn on the stored pixels.
 """
@@ -6,6 +6,7 @@ Orientation tags (EXIF) are ignored: masks are drawn on the stored pixels.
 from __future__ import annotations
 
 import io
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
+
+from lightning_vos.types import VOID
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
 MASK_SUFFIXES = (".png",)
@@ -100,37 +103,41 @@ class Still(NamedTuple):
 
     Attributes:
         image: picture.
-        mask: mask file, or a COCO run-length code ``{"size": [H, W], "counts": ...}``.
+        mask: mask file, or a COCO run-length code ``{"size": [H, W], "counts": ...}``; or a list of such codes, at most
+            254 and the largest first: number k (from 1) is object k.
     """
 
     image: Path
-    mask: Path | dict[str, Any]
+    mask: Path | dict[str, Any] | list[dict[str, Any]]
 
     def read(self, short_side: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Read picture and mask.
 
         A mask file whose largest value is above 127 is taken for 0/255: foreground is what is above 127, so that soft
-        edges and JPEG-like noise do not count. In any other mask everything above 0 is foreground.
+        edges and JPEG-like noise do not count. In any other mask everything above 0 is foreground. Where listed objects
+        overlap, the later and thus smaller one is seen; a label is missing where an object is covered altogether.
 
         Args:
             short_side: as for :func:`read_image`.
 
         Returns:
-            ``(H, W, 3)`` uint8 RGB and ``(H, W)`` uint8 mask, 0 or 1.
+            ``(H, W, 3)`` uint8 RGB and ``(H, W)`` uint8 mask, 0 or 1; of a list of n objects labels 0 to n.
 
         Raises:
             FileNotFoundError: a file is gone.
             ValueError: a file is damaged, the sizes differ, or the mask is empty.
         """
+        self.check()
         if isinstance(self.mask, Path):
             values = read_labels(self.mask)
             mask = (values > (127 if values.max(initial=0) > 127 else 0)).astype(np.uint8)
         else:
             from pycocotools import mask as run_length
 
-            mask = run_length.decode(self.mask)
-        if mask.shape != image_size(self.image):
-            raise ValueError(_size_message(self.image, image_size(self.image), self.mask, mask.shape))
+            codes = [self.mask] if isinstance(self.mask, dict) else self.mask
+            mask = np.zeros(codes[0]["size"], dtype=np.uint8)
+            for label, code in enumerate(codes, 1):
+                mask[run_length.decode(code) > 0] = label
         if not mask.any():
             raise ValueError(
                 f"{self.mask if isinstance(self.mask, Path) else self.image}: the mask is empty; remove it"
@@ -145,14 +152,15 @@ class Still(NamedTuple):
             ValueError: they differ, or a file is not an image.
         """
         size = image_size(self.image)
-        other = image_size(self.mask) if isinstance(self.mask, Path) else tuple(self.mask["size"])
-        if size != other:
-            raise ValueError(_size_message(self.image, size, self.mask, other))
-
-
-def _size_message(image: Path, size: tuple[int, ...], mask: Path | dict[str, Any], other: tuple[int, ...]) -> str:
-    name = mask if isinstance(mask, Path) else "its annotation"
-    return f"{image} is {size[0]}x{size[1]} but {name} is {other[0]}x{other[1]} (height x width); make them equal"
+        masks: list[Path | dict[str, Any]] = [*self.mask] if isinstance(self.mask, list) else [self.mask]
+        for mask in masks:
+            other = image_size(mask) if isinstance(mask, Path) else tuple(mask["size"])
+            if size != other:
+                name = mask if isinstance(mask, Path) else "its annotation"
+                raise ValueError(
+                    f"{self.image} is {size[0]}x{size[1]} but {name} is {other[0]}x{other[1]} (height x width); "
+                    "make them equal"
+                )
 
 
 @dataclass
@@ -160,8 +168,8 @@ class ImageSet:
     """Still images for training.
 
     Either two folders, where picture and mask carry the same name (``images/a.jpg``, ``masks/a.png``; sub-folders are
-    searched, and both folders may be the same one, as in DUTS and FSS-1000), or COCO instances, where every annotated
-    instance is a sample of its own.
+    searched, and both folders may be the same one, as in DUTS and FSS-1000), or COCO instances: every annotated
+    instance is a sample of its own, or every picture with all its instances (:meth:`stills`).
 
     Args:
         root: folder of the set, relative to the data module's ``root``.
@@ -186,11 +194,12 @@ class ImageSet:
                 f"images {self.root!r}: repeat={self.repeat} must be at least 1; leave the set out instead"
             )
 
-    def stills(self, root: Path) -> list[Still]:
+    def stills(self, root: Path, all_objects: bool = False) -> list[Still]:
         """The samples, each once, in the order of their names (COCO: of their ids).
 
         Args:
             root: the data module's root.
+            all_objects: COCO only: a sample is a picture with all its instances (the 254 largest), not one instance.
 
         Raises:
             FileNotFoundError: a folder or the annotation file is missing.
@@ -198,7 +207,10 @@ class ImageSet:
         """
         base = root / self.root
         images = _directory(base / self.images)
-        stills = self._folders(images, _directory(base / self.masks)) if self.annotations is None else self._coco(base)
+        if self.annotations is None:
+            stills = self._folders(images, _directory(base / self.masks))
+        else:
+            stills = self._coco(images, base / self.annotations, all_objects)
         if not stills:
             raise ValueError(f"{base}: no sample in this image set; check its images, masks and min_area")
         return stills
@@ -219,21 +231,30 @@ class ImageSet:
             )
         return [Still(pictures[stem], labels[stem]) for stem in sorted(pictures)]
 
-    def _coco(self, base: Path) -> list[Still]:
+    def _coco(self, images: Path, path: Path, all_objects: bool) -> list[Still]:
+        from pycocotools import mask as run_length
         from pycocotools.coco import COCO
 
-        path = base / str(self.annotations)
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such annotation file; correct annotations={self.annotations!r}")
         with redirect_stdout(io.StringIO()):  # pycocotools prints its progress
             coco = COCO(str(path))
         stills = []
+        instances: dict[int, list[dict[str, Any]]] = defaultdict(list)  # of each picture
         for number in sorted(coco.getAnnIds(iscrowd=False)):
             annotation = coco.anns[number]
             picture = coco.imgs[annotation["image_id"]]
             if annotation["area"] >= self.min_area * picture["height"] * picture["width"]:
-                stills.append(Still(base / self.images / picture["file_name"], coco.annToRLE(annotation)))
-        return stills
+                code = coco.annToRLE(annotation)
+                instances[picture["id"]].append(code)
+                stills.append(Still(images / picture["file_name"], code))
+        if not all_objects:
+            return stills
+        return [
+            # The largest first: what is painted later stays visible. Labels end below VOID.
+            Still(images / coco.imgs[number]["file_name"], sorted(codes, key=run_length.area, reverse=True)[: VOID - 1])
+            for number, codes in sorted(instances.items())
+        ]
 
 
 def _directory(path: Path) -> Path:

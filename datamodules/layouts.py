@@ -58,6 +58,12 @@ class VideoFiles:
         labels = read_labels(self.masks[t])
         return (labels > 0).astype(np.uint8) if self.single_object else labels
 
+    def without_void(self, t: int) -> np.ndarray:
+        """Labels of annotated frame ``t`` with void as background: ``(H, W)`` uint8."""
+        labels = self.labels(t)
+        labels[labels == VOID] = 0
+        return labels
+
     def ids(self, t: int) -> list[int]:
         """Object ids on annotated frame ``t``, rising, without background and void."""
         return [int(label) for label in np.unique(self.labels(t)) if label not in (0, VOID)]

@@ -209,7 +209,7 @@ class TrainingSequences(Dataset[Clip]):
             if frames and frame.shape != frames[0].shape:
                 raise ValueError(f"{video.frames[t]}: its size differs from other frames of the video; make them equal")
             frames.append(frame)
-            masks.append(resize_labels(_without_void(video, t), frame.shape[:2]))
+            masks.append(resize_labels(video.without_void(t), frame.shape[:2]))
         return to_clip(*self.transform(frames, masks, rng), self.max_objects, rng)
 
     def _times(self, video: VideoFiles, max_skip: int, rng: np.random.Generator) -> list[int]:
@@ -219,11 +219,11 @@ class TrainingSequences(Dataset[Clip]):
         backwards = bool(rng.random() < 0.5)
         for _ in range(FIRST_FRAME_TRIES):
             chosen = _directed(clock, self.clip_length, max_skip, rng, backwards)
-            areas = np.bincount(_without_void(video, annotated[chosen[0]]).ravel())
+            areas = np.bincount(video.without_void(annotated[chosen[0]]).ravel())
             if areas[1:].max(initial=0) >= VISIBLE * areas.sum():
                 return [annotated[i] for i in chosen]
         # Objects are rare or tiny here: start from the frame that shows most, towards the farther end.
-        shown = [np.count_nonzero(_without_void(video, t)) for t in annotated]
+        shown = [np.count_nonzero(video.without_void(t)) for t in annotated]
         first = int(np.argmax(shown))
         if not shown[first]:
             raise ValueError(f"{video.masks[annotated[0]].parent}: no mask shows an object; remove the sequence")
@@ -245,9 +245,3 @@ def _directed(
     mirrored = [-number for number in reversed(clock)]
     times = draw_times(mirrored, length, max_skip, rng, None if first is None else last - first)
     return [last - i for i in times]
-
-
-def _without_void(video: VideoFiles, t: int) -> np.ndarray:
-    labels = video.labels(t)
-    labels[labels == VOID] = 0
-    return labels

@@ -94,9 +94,5 @@ class StaticDataModule(VOSDataModule):
             raise ValueError("data.images is empty: the static stage trains on still images; name at least one set")
         stills: list[Still] = []
         for images in self.images:
-            found = images.stills(self.root)
-            if self.checks_files:
-                for still in found:
-                    still.check()
-            stills += found * images.repeat
+            stills += self.checked(images.stills(self.root)) * images.repeat
         return StaticClips(stills, self.clip_length, StaticTransform(self.crop))

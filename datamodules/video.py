@@ -67,9 +67,5 @@ class VideoDataModule(VOSDataModule):
             raise ValueError("data.videos is empty: the video stage trains on sequences; name at least one set")
         videos: list[VideoFiles] = []
         for sequences in self.videos:
-            found = sequences.videos(self.root, dense=True)
-            if self.checks_files:
-                for video in found:
-                    video.check()
-            videos += found * sequences.repeat
+            videos += self.checked(sequences.videos(self.root, dense=True)) * sequences.repeat
         return TrainingSequences(videos, self.clip_length, self.max_objects, VideoTransform(self.crop))

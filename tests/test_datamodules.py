@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from data_files import SIZE, block, picture, save, write_coco, write_davis, write_sequence, write_static
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from PIL import Image
@@ -22,66 +23,6 @@ from datamodules.sequences import EvaluationSet, draw_times
 from lightning_vos.types import VOID, ClipBatch, Video
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
-SIZE = (24, 36)
-
-
-def save(path: Path, array: np.ndarray, palette: bool = False) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = Image.fromarray(array)
-    if palette:
-        image.putpalette([(7 * i) % 256 for i in range(768)])  # all 256 entries, or PNG stores fewer bits
-    image.save(path, quality=95) if path.suffix == ".jpg" else image.save(path)
-    return path
-
-
-def picture(seed: int, size: tuple[int, int] = SIZE) -> np.ndarray:
-    small = np.random.default_rng(seed).integers(0, 256, (4, 6, 3), dtype=np.uint8)
-    return np.asarray(Image.fromarray(small).resize(size[::-1]))
-
-
-def block(ids: dict[int, tuple[int, int]], size: tuple[int, int] = SIZE) -> np.ndarray:
-    """Labels with an 8x8 block of each id at (row, column)."""
-    labels = np.zeros(size, dtype=np.uint8)
-    for id_, (row, column) in ids.items():
-        labels[row : row + 8, column : column + 8] = id_
-    return labels
-
-
-def write_sequence(
-    base: Path,
-    name: str,
-    masks: Sequence[np.ndarray | None],
-    resolution: str = "480p",
-    stems: Sequence[str] | None = None,
-    seed: int = 0,
-) -> None:
-    for t, mask in enumerate(masks):
-        stem = stems[t] if stems else f"{t:05d}"
-        save(base / "JPEGImages" / resolution / name / f"{stem}.jpg", picture(seed + t))
-        if mask is not None:
-            save(base / "Annotations" / resolution / name / f"{stem}.png", mask, palette=True)
-
-
-def write_davis(
-    base: Path, lists: dict[str, Sequence[str]], year: str = "2017", frames: int = 6, ids: Sequence[int] = (1, 2)
-) -> Path:
-    places = [(2, 3), (10, 20), (12, 4)]
-    for split, names in lists.items():
-        for n, name in enumerate(names):
-            masks = [
-                block({id_: (r + t % 3, c) for id_, (r, c) in zip(ids, places, strict=False)}) for t in range(frames)
-            ]
-            write_sequence(base, name, masks, seed=17 * n)
-        (base / "ImageSets" / year).mkdir(parents=True, exist_ok=True)
-        (base / "ImageSets" / year / f"{split}.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
-    return base
-
-
-def write_static(base: Path, count: int = 5, foreground: int = 255) -> Path:
-    for i in range(count):
-        save(base / "images" / f"{i}.jpg", picture(i))
-        save(base / "masks" / f"{i}.png", block({foreground: (4 + i % 3, 6 + i)}))
-    return base
 
 
 # --- files ---------------------------------------------------------------------------------------------------------
@@ -178,25 +119,6 @@ def test_pictures_and_masks_in_one_tree(tmp_path: Path) -> None:
         "FSS/cup/2.png",
         "FSS/dog/1.png",
     ]
-
-
-def write_coco(base: Path) -> None:
-    save(base / "images/7.jpg", picture(0, (40, 50)))
-    square = {"id": 1, "image_id": 7, "category_id": 1, "iscrowd": 0, "area": 200, "bbox": [5, 10, 20, 10]}
-    crowd = {"counts": [0, 2000], "size": [40, 50]}
-    annotations = [
-        square | {"segmentation": [[5, 10, 25, 10, 25, 20, 5, 20]]},
-        square | {"id": 2, "area": 15, "segmentation": [[0, 0, 5, 0, 5, 3, 0, 3]]},
-        square | {"id": 3, "iscrowd": 1, "area": 2000, "segmentation": crowd},
-        square
-        | {"id": 4, "area": 500, "segmentation": [[0, 0, 10, 0, 10, 10, 0, 10], [20, 20, 40, 20, 40, 40, 20, 40]]},
-    ]
-    index = {
-        "images": [{"id": 7, "file_name": "7.jpg", "height": 40, "width": 50}],
-        "annotations": annotations,
-        "categories": [{"id": 1, "name": "thing"}],
-    }
-    (base / "instances.json").write_text(json.dumps(index), encoding="utf-8")
 
 
 def test_coco_instances(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,127 @@
+"""Single pictures with all their objects: still images and frames of videos, for stages that train a detector."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from datamodules.base import VOSDataModule
+from datamodules.images import ImageSet, Still, read_image, resize_labels
+from datamodules.layouts import SequenceSet, VideoFiles
+from datamodules.samplers import ClipKey
+from datamodules.transforms import StaticTransform, to_clip
+from lightning_vos.types import Clip
+
+
+class Pictures(Dataset[Clip]):
+    """Clips of one frame that show all objects of a picture.
+
+    Samples are the still images, then the annotated frames of the videos in order of time. Void is background.
+
+    Args:
+        stills: still images; one that is listed twice is seen twice as often.
+        videos: sequences; likewise.
+        max_objects: most objects of a clip.
+        transform: augmentation.
+    """
+
+    def __init__(
+        self, stills: Sequence[Still], videos: Sequence[VideoFiles], max_objects: int, transform: StaticTransform
+    ) -> None:
+        self.stills = list(stills)
+        self.frames = [(video, t) for video in videos for t in sorted(video.masks)]
+        self.max_objects = max_objects
+        self.transform = transform
+
+    def __len__(self) -> int:
+        """Number of still images and annotated frames, repeats included."""
+        return len(self.stills) + len(self.frames)
+
+    def __getitem__(self, key: ClipKey) -> Clip:
+        """The clip that the key describes, always the same one; ``max_skip`` has no meaning here.
+
+        Raises:
+            ValueError: a damaged file, an empty mask of a still image, or a sequence without any object.
+        """
+        rng = np.random.default_rng(key.seed)
+        if key.index < len(self.stills):
+            frame, mask = self.stills[key.index].read(self.transform.short_side)
+        else:
+            frame, mask = self._read(*self.frames[key.index - len(self.stills)])
+        return to_clip(*self.transform([frame], [mask], rng), self.max_objects, rng)
+
+    def _read(self, video: VideoFiles, t: int) -> tuple[np.ndarray, np.ndarray]:
+        # Which frames show an object is only known from their masks, and reading all of them at the start would take
+        # minutes. So a frame without one stands for the next frame that has one.
+        annotated = sorted(video.masks)
+        start = annotated.index(t)
+        for shown in annotated[start:] + annotated[:start]:
+            labels = video.without_void(shown)
+            if labels.any():
+                frame = read_image(video.frames[shown], self.transform.short_side)
+                labels = resize_labels(labels, frame.shape[:2])
+                if labels.any():  # a few pixels may get lost when the mask shrinks
+                    return frame, labels
+        raise ValueError(f"{video.masks[t].parent}: no mask shows an object; remove the sequence")
+
+
+class PictureDataModule(VOSDataModule):
+    """Training clips of one frame with all its objects, from still images and videos; validation on videos.
+
+    Objects that cover less than a thousandth of the augmented picture become background, unless there is no other.
+
+    Args:
+        root: folder that holds the data sets.
+        images: still images for training: COCO pictures with all their instances, or pictures with one mask.
+        videos: video sequences for training: every annotated frame is a picture of its own.
+        val: video sequences for validation and test; ``None``: no validation.
+        crop: side of the square training clips, pixels.
+        clip_length: frames of a training clip; nothing but 1, a clip is a single picture.
+        batch_size: clips of one optimiser step, over all devices and accumulated forward passes.
+        num_workers: loader processes of each device.
+        seed: seed of the order of the data and of all augmentation.
+        max_objects: most objects of a training clip.
+        short_side: evaluation frames are shrunk so that the shorter side has at most this many pixels; ``None`` keeps
+            them. Masks are scored and written at the size of the annotations in any case.
+        demo: write the small procedural data set to ``<root>/demo`` first, unless it is there.
+    """
+
+    def __init__(
+        self,
+        root: str = "data",
+        images: list[ImageSet] | None = None,
+        videos: list[SequenceSet] | None = None,
+        val: SequenceSet | None = None,
+        crop: int = 384,
+        clip_length: int = 1,
+        batch_size: int = 16,
+        num_workers: int = 4,
+        seed: int = 0,
+        max_objects: int = 20,
+        short_side: int | None = 480,
+        demo: bool = False,
+    ) -> None:
+        super().__init__(
+            root, images, videos, val, crop, clip_length, batch_size, num_workers, seed, max_objects, short_side, demo
+        )
+        if clip_length != 1:
+            raise ValueError(f"data.clip_length={clip_length}: a clip is a single picture here; set it to 1")
+
+    def training_set(self) -> Pictures:
+        """All samples of ``images`` and all annotated frames of ``videos``.
+
+        Raises:
+            FileNotFoundError: a folder, list or file is missing.
+            ValueError: neither image nor sequence sets, or files that do not fit together.
+        """
+        if not self.images and not self.videos:
+            raise ValueError("data.images and data.videos are empty: there is no picture; name at least one set")
+        stills: list[Still] = []
+        for images in self.images:
+            stills += self.checked(images.stills(self.root, all_objects=True)) * images.repeat
+        videos: list[VideoFiles] = []
+        for sequences in self.videos:
+            videos += self.checked(sequences.videos(self.root)) * sequences.repeat
+        return Pictures(stills, videos, self.max_objects, StaticTransform(self.crop))

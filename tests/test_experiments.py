@@ -72,7 +72,7 @@ def runs(request: pytest.FixtureRequest, demo: Path, tmp_path_factory: pytest.Te
     for stage in STAGES:
         (command,) = commands(stage, f"METHOD={method}", "DATA=demo", f"RUN={folder.name}")
         weights = [f"--model.weights={folder}/static/checkpoints/last.ckpt"] if stage == "video" else []
-        args = [*command, *small_model(method), *tiny(demo, folder / stage), *training(), *weights]
+        args = [*command, *small_model(method), *tiny(demo, folder / stage), *training(stage=stage), *weights]
         clis[stage], printed[stage] = started(args)
     (command,) = commands("eval", f"METHOD={method}", "DATA=demo", f"CKPT={folder}/video/checkpoints/last.ckpt")
     clis["eval"], printed["eval"] = started([*command, *tiny(demo, folder / "eval")])

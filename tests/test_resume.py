@@ -37,7 +37,9 @@ def weights(method: str, demo: Path, tmp_path_factory: pytest.TempPathFactory) -
     """What the video stage starts from; a resumed run must not go back to it."""
     out = tmp_path_factory.mktemp("static")
     (command,) = commands("static", f"METHOD={method}", "DATA=demo")
-    started([*command, *small_model(method), *tiny(demo, out), *training(), "--trainer.limit_val_batches=0"])
+    started(
+        [*command, *small_model(method), *tiny(demo, out), *training(stage="static"), "--trainer.limit_val_batches=0"]
+    )
     return out / "checkpoints" / "last.ckpt"
 
 
@@ -148,7 +150,7 @@ def logged_steps(path: Path) -> list[int]:
 def test_a_finished_run_is_left_alone(method: str, demo: Path, weights: Path) -> None:
     before = last(weights.parents[1])
     (command,) = commands("static", f"METHOD={method}", "DATA=demo")
-    args = [*command, *small_model(method), *tiny(demo, weights.parents[1]), *training()]
+    args = [*command, *small_model(method), *tiny(demo, weights.parents[1]), *training(stage="static")]
     cli, printed = started([*args, "--trainer.limit_val_batches=0"])
     assert cli.trainer.global_step == 1
     assert differences(before["state_dict"], last(weights.parents[1])["state_dict"]) == []

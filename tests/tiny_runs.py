@@ -61,7 +61,8 @@ def class_name(method: str) -> str:
 
 def small_model(method: str) -> list[str]:
     """Options of the smallest network of a method."""
-    return [f"--model.{name}={value}" for name, value in SMALL[class_name(method)].items()]
+    settings = SMALL[class_name(method)].items()
+    return [f"--model.{name}={'null' if value is None else value}" for name, value in settings]
 
 
 def tiny(data: Path, out: Path, steps: int = 1) -> list[str]:
@@ -81,9 +82,9 @@ def tiny(data: Path, out: Path, steps: int = 1) -> list[str]:
     ]
 
 
-def training(clips: int = 2) -> list[str]:
-    """Options of the training data alone."""
-    return [f"--data.batch_size={clips}", "--data.clip_length=3"]
+def training(clips: int = 2, stage: str = "video") -> list[str]:
+    """Options of the training data alone; how long the clips of the first stage are is the method's choice."""
+    return [f"--data.batch_size={clips}", *(["--data.clip_length=3"] if stage == "video" else [])]
 
 
 def started(args: list[str]) -> tuple[VOSCLI, str]:

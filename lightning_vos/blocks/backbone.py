@@ -33,6 +33,11 @@ class FrozenStatsBatchNorm2d(nn.BatchNorm2d):
     A batch of a few clips has no statistics worth using, and eval mode makes training and testing the same function.
     """
 
+    def __init__(self, num_features: int) -> None:
+        """See the class."""
+        super().__init__(num_features)
+        self.eval()  # a module starts in training mode, and Lightning calls train() only after a validation
+
     def train(self, mode: bool = True) -> FrozenStatsBatchNorm2d:
         """Stay in eval mode whatever is asked."""
         return super().train(False)

@@ -185,6 +185,7 @@ class DMMNet(VOSModule):
         self.encoder = Encoder(trunk, norm, backbone_weights, dim, matching_dim)
         self.decoder = Decoder(dim, across_objects)
         self.templates = Templates()
+        self.train()  # Lightning calls it only after a validation
         self.detector.requires_grad_(trains == "proposals")
         self.encoder.requires_grad_(trains == "matching")
         self.decoder.requires_grad_(trains == "matching" and refinement)

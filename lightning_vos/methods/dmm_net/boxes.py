@@ -7,11 +7,10 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.ops import roi_align
 
 from lightning_vos.functional import in_full
 
-SAMPLES = 28  # bilinear samples along each side of a box: 14 bins with 2 samples each
+SAMPLES = 28  # bilinear samples along each side of a box: 14 bins of 2
 
 
 def paste(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
@@ -68,21 +67,36 @@ def tight_boxes(masks: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def pool(maps: Sequence[Tensor], boxes: Tensor) -> Tensor:
-    """Mean feature of boxes on every map: RoIAlign, averaged over the box.
+    """Mean feature of boxes on every map: RoIAlign with 14x14 bins of 2x2 samples, averaged over the bins.
 
-    The mean over 14x14 bins of 2x2 samples is one bin of 28x28 samples.
+    That mean is over a grid of samples and a bilinear sample is separable, so it is a product: the map weighted along
+    its columns and along its rows. RoIAlign itself would gather 784 samples a box.
 
     Args:
         maps: ``(B, C, H / s, W / s)``, the first one at stride 4 and each at twice the stride of the one before.
-        boxes: ``(B, m, 4)``, pixels.
+        boxes: ``(B, m, 4)`` x0, y0, x1, y1, pixels.
 
     Returns:
         ``(B, m, C * len(maps))``, float32 or float64.
     """
-    owner = torch.arange(len(boxes), device=boxes.device, dtype=boxes.dtype)
-    owned = torch.cat([owner.view(-1, 1, 1).expand(*boxes.shape[:2], 1), boxes], dim=-1).flatten(0, 1)
-    pooled = [
-        roi_align(feature, owned.to(feature.dtype), (1, 1), 1 / 2 ** (level + 2), SAMPLES, aligned=False)
-        for level, feature in enumerate(maps)
-    ]
-    return torch.cat(pooled, dim=1).flatten(1).unflatten(0, boxes.shape[:2])
+    pooled = []
+    for level, feature in enumerate(maps):
+        feature = in_full(feature)
+        x0, y0, x1, y1 = (boxes.to(feature.dtype) / 2 ** (level + 2)).unbind(dim=-1)
+        columns, rows = _mean_weights(x0, x1, feature.shape[-1]), _mean_weights(y0, y1, feature.shape[-2])
+        with torch.autocast(feature.device.type, enabled=False):
+            by_column = feature.flatten(1, 2) @ columns.transpose(1, 2)  # (B, C * h, m)
+            weighted = by_column.unflatten(1, feature.shape[1:3]) * rows.transpose(1, 2).unsqueeze(1)
+        pooled.append(weighted.sum(dim=2).transpose(1, 2))
+    return torch.cat(pooled, dim=2)
+
+
+def _mean_weights(first: Tensor, last: Tensor, length: int) -> Tensor:
+    """``(..., length)``: weight of each cell in the mean of the samples between two ends, as RoIAlign takes them."""
+    span = (last - first).clamp(min=1)
+    steps = (torch.arange(SAMPLES, device=first.device, dtype=first.dtype) + 0.5) / SAMPLES
+    position = first.unsqueeze(-1) + span.unsqueeze(-1) * steps
+    inside = (position >= -1) & (position <= length)
+    cells = torch.arange(length, device=first.device, dtype=first.dtype)
+    hat = F.relu(1 - (position.clamp(0, length - 1).unsqueeze(-1) - cells).abs())
+    return (hat * inside.unsqueeze(-1)).mean(dim=-2)

@@ -178,7 +178,7 @@ class DMMNet(VOSModule):
             proposal_short_side,
             candidates=proposal_candidates,
             rois=proposal_rois,
-            detections=max(100, proposals),
+            detections=2 * proposals,
             count=proposals,
             score_threshold=score_threshold,
         )

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def load_weights(module: nn.Module, path: str) -> None:
@@ -42,14 +42,8 @@ def read_checkpoint(path: str) -> dict[str, Any]:
     Raises:
         ValueError: the file is something else, or damaged.
     """
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        missing = {"method", "state_dict", "hyper_parameters"} - set(checkpoint)
-    except Exception as error:  # bytes that are something else make the unpickler fail in any way
-        reason = str(error).strip().partition("\n")[0].partition(". ")[0] or type(error).__name__
-        raise ValueError(
-            f"{path}: cannot be read as a checkpoint ({reason}); it is damaged or something else"
-        ) from error
+    checkpoint = _read(path, "a checkpoint")
+    missing = {"method", "state_dict", "hyper_parameters"} - set(checkpoint if isinstance(checkpoint, dict) else ())
     if missing:
         raise ValueError(f"{path}: not a checkpoint of this project, {', '.join(sorted(missing))} not in it")
     return checkpoint
@@ -64,3 +58,58 @@ def check_method(checkpoint: dict[str, Any], module: nn.Module, what: str) -> No
     method = checkpoint.get("method", type(module).__name__)
     if method != type(module).__name__:
         raise ValueError(f"{what} belongs to {method}, not to {type(module).__name__}: choose METHOD to match")
+
+
+def read_released(path: str, wanted: str) -> dict[str, Tensor]:
+    """Read a flat state dict as authors release it, without running any code in it.
+
+    Args:
+        path: the file; entries with or without the prefix ``module.``.
+        wanted: what should be given, for the messages.
+
+    Returns:
+        The entries, without the prefix.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is something else, or damaged.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such file; give {wanted}")
+    content = _read(path, "a state dict")
+    entries = content if isinstance(content, dict) else {}
+    if not entries or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in entries.items()):
+        what = f"a dict of {', '.join(map(str, list(entries)[:4]))}" if entries else type(content).__name__
+        own = "; a checkpoint of this project needs no import" if "method" in entries else ""
+        raise ValueError(f"{path}: not a flat state dict but {what}; give {wanted}{own}")
+    return {name.removeprefix("module."): value for name, value in entries.items()}
+
+
+def check_released(path: str, method: str, wanted: str, missing: list[str], unexpected: list[str]) -> None:
+    """Refuse a released state dict of which not every entry has found its place.
+
+    Args:
+        path: the file or files.
+        method: its name.
+        wanted: what should be given.
+        missing: what is missing or does not fit, a phrase for each entry.
+        unexpected: what is left over, likewise.
+
+    Raises:
+        ValueError: naming the first few.
+    """
+    wrong = [*missing, *unexpected]
+    if wrong:
+        raise ValueError(
+            f"{path}: not the released {method}, {len(missing)} entries are missing or do not fit and "
+            f"{len(unexpected)} are unexpected ({'; '.join(wrong[:4])}{', ...' if len(wrong) > 4 else ''}); "
+            f"give {wanted}"
+        )
+
+
+def _read(path: str, kind: str) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # bytes that are something else make the unpickler fail in any way
+        reason = str(error).strip().partition("\n")[0].partition(". ")[0] or type(error).__name__
+        raise ValueError(f"{path}: cannot be read as {kind} ({reason}); it is damaged or something else") from error

@@ -54,6 +54,7 @@ class VOSModule(LightningModule):
     """
 
     stride = 16
+    pretrained: tuple[str, ...] = ("backbone_weights",)  # settings that name weights to start from
     mean: Tensor
     std: Tensor
 
@@ -336,9 +337,10 @@ class VOSModule(LightningModule):
         """Name the method, so that a checkpoint of another one is refused with its name."""
         checkpoint["method"] = type(self).__name__
         settings = checkpoint.get("hyper_parameters", {})
-        if settings.get("backbone_weights") is not None:
+        given = {name: None for name in self.pretrained if settings.get(name) is not None}
+        if given:
             # They are in the checkpoint now: whoever loads it needs neither that file nor the network.
-            checkpoint["hyper_parameters"] = {**settings, "backbone_weights": None}
+            checkpoint["hyper_parameters"] = {**settings, **given}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse the checkpoint of another method.

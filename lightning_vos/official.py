@@ -1,11 +1,16 @@
-"""Released weights as a checkpoint: ``python -m lightning_vos.official HMMN HMMN_weights.pth last.ckpt``."""
+"""Released weights as a checkpoint: ``python -m lightning_vos.official HMMN HMMN_weights.pth last.ckpt``.
+
+Settings of the model may follow: ``--model.memory_every=7``.
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
+import yaml
 from lightning import Trainer
 
 import lightning_vos
@@ -25,17 +30,32 @@ def main(args: list[str] | None = None) -> None:
     """Read the released files, write the checkpoint.
 
     Raises:
-        ValueError, FileNotFoundError: as the method's ``from_official``; nothing is written then.
+        ValueError, FileNotFoundError: as the method's ``from_official``, or an unknown option; nothing is written then.
     """
     methods = [name for name in lightning_vos.__all__ if hasattr(getattr(lightning_vos, name), "from_official")]
     parser = argparse.ArgumentParser(prog="python -m lightning_vos.official", description=__doc__)
     parser.add_argument("method", choices=methods)
     parser.add_argument("files", nargs="+", help="the released file or files")
     parser.add_argument("checkpoint", help="where to write")
-    options = parser.parse_args(args)
+    options, settings = parser.parse_known_args(args)
     quieten()
-    save_checkpoint(getattr(lightning_vos, options.method).from_official(*options.files), options.checkpoint)
+    try:
+        model = getattr(lightning_vos, options.method).from_official(*options.files, **_parsed(settings))
+    except TypeError as error:  # more files than the method has, or a setting that it does not have
+        raise ValueError(f"{options.method}: {error}") from error
+    save_checkpoint(model, options.checkpoint)
     sys.stdout.write(f"{options.checkpoint}: {options.method} with the released weights\n")
+
+
+def _parsed(words: list[str]) -> dict[str, Any]:
+    """Settings out of ``--model.name=value``."""
+    settings = {}
+    for word in words:
+        name, equals, value = word.removeprefix("--model.").partition("=")
+        if not word.startswith("--model.") or not equals:
+            raise ValueError(f"{word}: no such option; settings of the model are given as --model.name=value")
+        settings[name] = yaml.safe_load(value)
+    return settings
 
 
 if __name__ == "__main__":

@@ -95,5 +95,5 @@ def squares(
             for t in range(frames):
                 y, x = min(max(top + down * t, 0), height - side), min(max(left + right * t, 0), width - side)
                 labels[b, t, y : y + side, x : x + side] = k
-                video[b, t, k % 3, y : y + side, x : x + side] = 100 + 20 * k
+                video[b, t, k % 3, y : y + side, x : x + side] = min(255, 100 + 20 * k)
     return video, labels

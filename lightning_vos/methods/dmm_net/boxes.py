@@ -30,7 +30,7 @@ def paste(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
     """
     boxes, masks, side = in_full(boxes), in_full(masks), masks.shape[-1]
     centre, half = (boxes[..., 2:] + boxes[..., :2]) / 2, (boxes[..., 2:] - boxes[..., :2]) / 2
-    half = half * (side + 2) / side
+    half = half * ((side + 2) / side)
     first, last = (centre - half).trunc(), (centre + half).trunc()
     columns, rows = (_resize_weights(first[..., axis], last[..., axis], side + 2, size[1 - axis]) for axis in (0, 1))
     with torch.autocast(masks.device.type, enabled=False):
@@ -44,7 +44,7 @@ def _resize_weights(first: Tensor, last: Tensor, cells: int, length: int) -> Ten
     span = (last - first + 1).clamp(min=1)
     position = ((pixels - first + 0.5) * cells / span - 0.5).clamp(0, cells - 1).unsqueeze(-1)
     hat = F.relu(1 - (position - torch.arange(cells, device=first.device, dtype=first.dtype)).abs())
-    return hat * ((pixels >= first) & (pixels < first + span)).unsqueeze(-1)
+    return hat * ((pixels >= first) & (pixels <= last)).unsqueeze(-1)
 
 
 def tight_boxes(masks: Tensor) -> tuple[Tensor, Tensor]:

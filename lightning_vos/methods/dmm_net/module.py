@@ -20,6 +20,7 @@ from lightning_vos.methods.dmm_net.boxes import paste, pool, tight_boxes
 from lightning_vos.methods.dmm_net.losses import match_loss, soft_iou_loss
 from lightning_vos.methods.dmm_net.matching import add_dummies, hungarian, relaxed_assignment
 from lightning_vos.methods.dmm_net.network import Decoder, Encoder
+from lightning_vos.methods.dmm_net.official import load_official, official_trunk
 from lightning_vos.methods.dmm_net.proposals import ProposalNetwork
 from lightning_vos.methods.dmm_net.templates import Matched, Templates
 from lightning_vos.module import VOSModule
@@ -112,6 +113,7 @@ class DMMNet(VOSModule):
     """
 
     stride = 32
+    pretrained = ("backbone_weights", "proposal_weights")
 
     def __init__(
         self,
@@ -256,7 +258,8 @@ class DMMNet(VOSModule):
     def memorize(self, query: Query, probs: Tensor, given: Tensor | None) -> None:
         """Keep the masks; make templates of the objects that start here."""
         templates, first = self.templates, len(self.templates) == 0
-        templates.previous = in_full(probs)
+        # Back from the softmax over merged objects to each one's own probability: p_k / (1 + sum p - max p) was seen.
+        templates.previous = in_full(probs / (1 - probs.sum(dim=1, keepdim=True) + probs.amax(dim=1, keepdim=True)))
         if given is None:
             return
         hidden = [(dim, *skip.shape[-2:]) for dim, skip in zip(self.decoder.dims, query.skips, strict=True)]
@@ -286,7 +289,7 @@ class DMMNet(VOSModule):
             matched = (weights @ query.proposals.flatten(2)).unflatten(2, query.proposals.shape[2:])
         if self.refinement and self.trains == "matching":
             masks = torch.stack([previous, templates.first, matched], dim=2)
-            logits, templates.hidden = self.decoder(query.skips, masks, templates.hidden)
+            logits, templates.hidden = self.decoder(query.skips, masks, templates.hidden, rows)
         else:
             logits = torch.logit(matched.clamp(EPSILON, 1 - EPSILON))
         if self.training:
@@ -305,11 +308,12 @@ class DMMNet(VOSModule):
             ``(B, K, m)``: in training all weights above 0.01 of the relaxed assignment, with a gradient; at test time
             one-hot (with ``official`` the entry's own value), or all zero for a template that stays unmatched.
         """
-        truth = self.templates.truth
+        truth, self.templates.truth = self.templates.truth, None  # of this frame only
         if truth is not None and not self.training:
             similarity = intersection_over_union(truth[:, : rows.shape[1]] > 0.5, self.templates.proposals > 0.5)
             best = similarity.masked_fill(~valid.unsqueeze(1), 0).max(dim=2, keepdim=True)
-            return torch.zeros_like(similarity).scatter(2, best.indices, (best.values > 0).to(similarity.dtype))
+            found = (best.values > 0) & rows.unsqueeze(2)
+            return torch.zeros_like(similarity).scatter(2, best.indices, found.to(similarity.dtype))
         count, cost = similarity.shape[2], -similarity
         if self.absent_similarity is not None:
             # As many ways to be absent as templates, so that they do not compete for one.
@@ -355,3 +359,20 @@ class DMMNet(VOSModule):
         start, probability = self.own_masks
         draw = random.Random(f"{torch.initial_seed()} {self._step()} {self.tracks.t}").random()
         return None if self.progress >= start and draw < probability else truth
+
+    @classmethod
+    def from_official(cls, *paths: str, matcher: Matcher = "official", **init: Any) -> DMMNet:
+        """The network with the authors' released weights; the files say which trunk.
+
+        Args:
+            paths: the released checkpoint, or its encoder and its decoder in two files; see
+                :func:`~lightning_vos.methods.dmm_net.official.load_official`.
+            matcher: what the weights were trained with, or another one.
+            **init: further arguments of the constructor, such as ``proposal_weights="coco"``: the released files hold
+                no detector.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: a file is something else or damaged, or entries are missing, unexpected or of other shapes.
+        """
+        return load_official(cls(trunk=official_trunk(*paths), matcher=matcher, **init), *paths)

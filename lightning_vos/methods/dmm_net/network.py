@@ -152,7 +152,7 @@ class Decoder(nn.Module):
         self.across_objects = across_objects
 
     def forward(
-        self, skips: Sequence[Tensor], masks: Tensor, temporal: Sequence[Tensor]
+        self, skips: Sequence[Tensor], masks: Tensor, temporal: Sequence[Tensor], present: Tensor
     ) -> tuple[Tensor, list[Tensor]]:
         """Refine all objects of a frame.
 
@@ -160,6 +160,7 @@ class Decoder(nn.Module):
             skips: of the frame, strides 32 to 4.
             masks: ``(B, K, 3, H, W)``: previous mask, first mask, matched mask; each in [0, 1].
             temporal: ``(B, K, hidden, h, w)`` hidden states of the frame before, strides 32 to 4.
+            present: ``(B, K)`` bool, objects that exist; the others leave the state as they found it.
 
         Returns:
             ``(B, K, H, W)`` logits, and the new hidden states.
@@ -172,16 +173,18 @@ class Decoder(nn.Module):
             turns = [(slice(k, k + 1), shared) for k in range(objects)]
         else:
             turns = [(slice(None), [part.repeat_interleave(objects, dim=0) for part in shared])]
-        states: list[tuple[Tensor, Tensor]] | None = None
+        before: list[tuple[Tensor, Tensor]] | None = None
         hidden: list[list[Tensor]] = []
         for chosen, frame in turns:
             states = self._object(
                 frame,
                 [level[:, chosen].flatten(0, 1) for level in levels],
                 [state[:, chosen].flatten(0, 1) for state in temporal],
-                states,
+                before,
             )
             hidden.append([state.unflatten(0, (batch, -1)) for state, _ in states])
+            if self.across_objects:
+                before = _passed_on(states, before, present[:, chosen, None, None])
         stacked = [torch.cat(parts, dim=1) for parts in zip(*hidden, strict=True)]
         finest = _resize(stacked[-1].flatten(0, 1), tuple(2 * side for side in stacked[-1].shape[-2:]))
         logits = _resize(self.predict(finest), masks.shape[-2:])
@@ -201,6 +204,18 @@ class Decoder(nn.Module):
             before = None if spatial is None else spatial[level]
             states.append(cell(shared[level], masks[level], below, before, temporal[level]))
         return states
+
+
+def _passed_on(
+    states: list[tuple[Tensor, Tensor]], before: list[tuple[Tensor, Tensor]] | None, present: Tensor
+) -> list[tuple[Tensor, Tensor]]:
+    """States for the next object: those of this one where it is ``present (B, 1, 1, 1)``, else those before it."""
+    if before is None:
+        return [(hidden * present, cell * present) for hidden, cell in states]
+    return [
+        (torch.where(present, hidden, old_hidden), torch.where(present, cell, old_cell))
+        for (hidden, cell), (old_hidden, old_cell) in zip(states, before, strict=True)
+    ]
 
 
 def _max_pyramid(masks: Tensor) -> list[Tensor]:

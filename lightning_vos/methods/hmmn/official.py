@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+
+from lightning_vos.checkpoint import check_released, read_released
 
 if TYPE_CHECKING:
     from lightning_vos.methods.hmmn.module import HMMN
 
+WANTED = "the released checkpoint of HMMN (HMMN_weights.pth)"
 ENCODERS = {"query_encoder": "Encoder_Q", "memory_encoder": "Encoder_M"}
 STAGES = {"stem.0": "conv1", "stem.1": "bn1", "layer1": "res2", "layer2": "res3", "layer3": "res4"}
 HEADS = {16: "r4", 8: "r3", 4: "r2"}
@@ -67,7 +68,7 @@ def load_official(model: HMMN, path: str) -> HMMN:
         FileNotFoundError: no such file.
         ValueError: something else, damaged, or entries missing, unexpected or of another shape; it names them.
     """
-    released = _read(path)
+    released = read_released(path, WANTED)
     state, missing, used = {}, [], set()
     for name, own in model.state_dict().items():
         part = model.get_submodule(name.partition(".")[0])
@@ -96,30 +97,6 @@ def load_official(model: HMMN, path: str) -> HMMN:
             elif value.numel() != 3 or not torch.allclose(value.flatten().to(constant), constant.flatten(), atol=1e-6):
                 missing.append(f"{entry} is not ImageNet's")
     unexpected = [f"{entry} is unexpected" for entry in released if entry not in used]
-    if missing or unexpected:
-        wrong = [*missing, *unexpected]
-        raise ValueError(
-            f"{path}: not the released HMMN, {len(missing)} entries are missing or do not fit and {len(unexpected)} "
-            f"are unexpected ({'; '.join(wrong[:4])}{', ...' if len(wrong) > 4 else ''})"
-        )
+    check_released(path, "HMMN", WANTED, missing, unexpected)
     model.load_state_dict(state)
     return model.eval()
-
-
-def _read(path: str) -> dict[str, Tensor]:
-    """The released state dict without prefix; nothing in the file is run as code."""
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: no such file; give the released checkpoint of HMMN (HMMN_weights.pth)")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # bytes that are something else make the unpickler fail in any way
-        reason = str(error).strip().partition("\n")[0].partition(". ")[0] or type(error).__name__
-        raise ValueError(
-            f"{path}: cannot be read as a state dict ({reason}); it is damaged or something else"
-        ) from error
-    entries = content if isinstance(content, dict) else {}
-    if not entries or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in entries.items()):
-        what = f"a dict of {', '.join(map(str, list(entries)[:4]))}" if entries else type(content).__name__
-        own = "; a checkpoint of this project needs no import" if "method" in entries else ""
-        raise ValueError(f"{path}: not a flat state dict but {what}; give the released checkpoint of HMMN{own}")
-    return {name.removeprefix("module."): value for name, value in content.items()}

@@ -28,6 +28,7 @@ from lightning_vos.types import ClipBatch
 
 Matcher = Literal["paper", "official", "exact", "hungarian"]
 GATE = 0.01  # in training, smaller weights do not reach the matched mask
+CERTAIN = 0.02  # a matched mask is never surer than that where the decoder may correct it
 TRAINING_STEPS = 10  # N_grad; 40 at test time
 
 
@@ -90,6 +91,10 @@ class DMMNet(VOSModule):
         absent_similarity: tau: a template whose similarities are all below may stay unmatched. Null: every template
             gets a proposal, as in the paper.
         refinement: decode the matched masks; else they are the result.
+        residual: let the decoder correct the matched mask, whose log-odds are added to its own, instead of drawing it
+            anew as in the paper: from scratch, it learns to draw much later than it learns to match.
+        trunk_from_detector: start the encoder's trunk as a copy of the detector's where ``weights`` of the first stage
+            are given; both must be the same ResNet.
         across_objects: let the decoder's state pass from object to object, as in the paper. The order of the objects
             then matters.
         own_masks: (start, probability): from this share of the run on, the previous mask of a training frame is the
@@ -127,6 +132,8 @@ class DMMNet(VOSModule):
         matcher: Matcher = "paper",
         absent_similarity: float | None = None,
         refinement: bool = True,
+        residual: bool = False,
+        trunk_from_detector: bool = False,
         across_objects: bool = True,
         own_masks: tuple[float, float] = (0.25, 0.5),
         match_weight: float = 1.0,
@@ -158,11 +165,17 @@ class DMMNet(VOSModule):
             raise ValueError(f"proposals={proposals}: must be at least 1")
         if not 0 <= overlap_weight <= 1:
             raise ValueError(f"overlap_weight={overlap_weight}: must be from 0 to 1")
+        if trunk_from_detector and trunk != proposal_trunk:
+            raise ValueError(
+                f"trunk_from_detector: {trunk=} is not {proposal_trunk=}; make them equal or switch it off"
+            )
         self.trains = trains
         self.overlap_weight = overlap_weight
         self.matcher = matcher
         self.absent_similarity = absent_similarity
         self.refinement = refinement
+        self.residual = residual
+        self.trunk_from_detector = trunk_from_detector
         self.own_masks = own_masks
         self.match_weight = match_weight
         self.matched_weight = matched_weight
@@ -197,6 +210,17 @@ class DMMNet(VOSModule):
         super().train(mode)
         self.detector.train(mode and self.trains == "proposals")
         return self
+
+    def configure_model(self) -> None:
+        """As in the base class; then the encoder may start from the detector."""
+        handed_over = self.weights is not None
+        super().configure_model()
+        if handed_over and self.trunk_from_detector and self.trains == "matching":
+            ours, theirs = self.encoder.trunk, self.detector.net.backbone.body
+            pairs = [(ours.stem[0], theirs["conv1"]), (ours.stem[1], theirs["bn1"])]
+            pairs += [(ours.get_submodule(name), theirs[name]) for name in ("layer1", "layer2", "layer3", "layer4")]
+            for layer, trained in pairs:
+                layer.load_state_dict(trained.state_dict())
 
     def parameter_groups(self) -> list[tuple[list[nn.Parameter], float]]:
         """The encoder's trunk learns more slowly than what is new."""
@@ -290,6 +314,8 @@ class DMMNet(VOSModule):
         if self.refinement and self.trains == "matching":
             masks = torch.stack([previous, templates.first, matched], dim=2)
             logits, templates.hidden = self.decoder(query.skips, masks, templates.hidden, rows)
+            if self.residual:
+                logits = logits + torch.logit(matched.clamp(CERTAIN, 1 - CERTAIN))
         else:
             logits = torch.logit(matched.clamp(EPSILON, 1 - EPSILON))
         if self.training:

@@ -3,6 +3,7 @@
 from lightning_vos.methods.dmm_net import DMMNet
 from lightning_vos.methods.hmmn import HMMN
 from lightning_vos.methods.remn import REMN
+from lightning_vos.methods.siam_dyn import SiamDyn
 from lightning_vos.module import VOSModule
 
-__all__ = ["HMMN", "REMN", "DMMNet", "VOSModule"]
+__all__ = ["HMMN", "REMN", "DMMNet", "SiamDyn", "VOSModule"]

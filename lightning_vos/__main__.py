@@ -146,6 +146,7 @@ def quieten() -> None:
         ".*LightningCLI's args parameter is intended.*",
         ".*there is no last checkpoint available.*",  # that is how a run begins
         ".*`isinstance.treespec, LeafSpec.`.*",
+        r".*module\(s\) in eval mode at the start of training.*",  # statistics and detectors that are frozen on purpose
     ):
         warnings.filterwarnings("ignore", message=message)
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):

@@ -43,6 +43,21 @@ def aggregate(probs: Tensor) -> Tensor:
     return torch.logit(torch.cat([background, probs], dim=1).clamp(EPSILON, 1 - EPSILON))
 
 
+def merge_by_maximum(probs: Tensor) -> Tensor:
+    """Background is what no object claims: ``p_0 = 1 - max_k p_k``.
+
+    The label is then the object with the largest probability where that is above a half, and else the background.
+
+    Args:
+        probs: ``(B, K, H, W)`` in [0, 1].
+
+    Returns:
+        ``(B, K+1, H, W)`` logarithms, background first; for one object their softmax is ``p``.
+    """
+    background = 1 - probs.amax(dim=1, keepdim=True)
+    return torch.cat([background, probs], dim=1).clamp(min=EPSILON).log()
+
+
 def pad_to_stride(image: Tensor, stride: int) -> tuple[Tensor, tuple[int, int, int, int]]:
     """Zero-pad ``(..., H, W)`` symmetrically to multiples of ``stride``; an odd pixel goes to the right or bottom.
 
@@ -66,6 +81,25 @@ def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
     if labels.shape[-2:] == torch.Size(size):
         return labels
     return F.interpolate(labels[None, None].float(), size=size, mode="nearest-exact")[0, 0].to(labels.dtype)
+
+
+def tight_boxes(masks: Tensor) -> tuple[Tensor, Tensor]:
+    """Box around each mask.
+
+    Args:
+        masks: ``(..., H, W)`` bool.
+
+    Returns:
+        ``(..., 4)`` float, first and last column and row: x0, y0, x1, y1; the whole frame for an empty mask.
+        ``(...)`` bool, whether there is any pixel.
+    """
+    ends = []
+    for along in (masks.any(dim=-2), masks.any(dim=-1)):  # columns, rows
+        along = along.byte()
+        ends.append((along.argmax(dim=-1), along.shape[-1] - 1 - along.flip(-1).argmax(dim=-1)))
+    boxes = torch.stack([ends[0][0], ends[1][0], ends[0][1], ends[1][1]], dim=-1).float()
+    seen = masks.flatten(-2).any(dim=-1)
+    return boxes, seen
 
 
 def intersection_over_union(a: Tensor, b: Tensor) -> Tensor:

@@ -293,6 +293,11 @@ class VOSModule(LightningModule):
         return loss
 
     @property
+    def steps_done(self) -> int:
+        """Optimiser steps of the run so far; 0 outside a trainer. Draws are functions of it, so that they resume."""
+        return self._trainer.global_step if self._trainer is not None else 0
+
+    @property
     def progress(self) -> float:
         """Share of the run's optimiser steps that are done, in [0, 1]; 0 outside a trainer."""
         if self._trainer is None or self._trainer.max_steps < 1:

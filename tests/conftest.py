@@ -56,6 +56,16 @@ SMALL: dict[str, dict[str, Any]] = {
         "gate_from": 4,
         "capacity": 6,
     },
+    "SiamDyn": {
+        "trunk": "resnet10",
+        "norm": "group",
+        "dim": 16,
+        "mask_dim": 16,
+        "template_size": 65,
+        "search_size": 129,
+        # An untrained network would lose every target on the first frame, and no state would ever move.
+        "lost_score": 0.0,
+    },
 }
 
 METHODS = [name for name in lightning_vos.__all__ if name != "VOSModule"]

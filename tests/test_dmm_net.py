@@ -20,8 +20,8 @@ from torchvision.ops import roi_align
 
 from callbacks import PerfectMatcher
 from lightning_vos import REMN, DMMNet, official
-from lightning_vos.functional import intersection_over_union, one_hot
-from lightning_vos.methods.dmm_net.boxes import paste, pool, tight_boxes
+from lightning_vos.functional import intersection_over_union, one_hot, tight_boxes
+from lightning_vos.methods.dmm_net.boxes import paste, pool
 from lightning_vos.methods.dmm_net.detector_weights import OF_CLASSES
 from lightning_vos.methods.dmm_net.losses import match_loss, soft_iou_loss
 from lightning_vos.methods.dmm_net.matching import relaxed_assignment
@@ -303,7 +303,8 @@ def overlap(a: Tensor, b: Tensor) -> float:
     return int((a & b).sum()) / (int((a | b).sum()) + 1e-6)
 
 
-def test_match_loss_is_the_loop() -> None:
+@pytest.mark.parametrize("balanced", [False, True])
+def test_match_loss_is_the_loop(balanced: bool) -> None:
     """Four clips: all found; a faint object, a missing slot and a missing proposal; no proposal; nothing found."""
     labels = torch.zeros(4, 20, 30, dtype=torch.uint8)
     labels[:, 2:10, 2:10], labels[:, 12:18, 3:12], labels[:, 4:16, 16:28] = 1, 2, 3
@@ -326,14 +327,14 @@ def test_match_loss_is_the_loop() -> None:
             losses.append(torch.zeros((), dtype=torch.float64))
             continue
         target = reference.greedy(-torch.tensor([iou[k] for k in rows], dtype=torch.float64))
-        errors = [
-            (cosine[b, k, j] - target[row, column]) ** 2
-            for row, k in enumerate(rows)
-            for column, j in enumerate(columns)
-        ]
-        losses.append(torch.stack(errors).mean())
+        errors: dict[float, list[Tensor]] = {0.0: [], 1.0: []}
+        for row, k in enumerate(rows):
+            for column, j in enumerate(columns):
+                errors[float(target[row, column])].append((cosine[b, k, j] - target[row, column]) ** 2)
+        groups = list(errors.values()) if balanced else [errors[0.0] + errors[1.0]]
+        losses.append(torch.stack([torch.stack(group).mean() for group in groups]).mean())
     assert [loss.item() == 0 for loss in losses] == [False, False, True, True]
-    loss = match_loss(cosine, proposals, valid, masks, present)
+    loss = match_loss(cosine, proposals, valid, masks, present, balanced)
     close(loss, torch.stack(losses).mean())
     (gradient,) = torch.autograd.grad(loss, cosine)
     assert [bool(rows.any()) for rows in gradient[1]] == [True, False, False]  # found, faint, absent

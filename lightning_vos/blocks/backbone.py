@@ -54,7 +54,10 @@ class GroupNorm(nn.GroupNorm):
 
 
 class Pyramid(NamedTuple):
-    """Features of one trunk: ``f4 (B, C_4, H/4, W/4)``, ``f8``, ``f16`` likewise."""
+    """Features of one trunk: ``f4 (B, C_4, H/4, W/4)``, ``f8``, ``f16`` likewise.
+
+    Of a dilated trunk ``f16`` is as large as ``f8``.
+    """
 
     f4: Tensor
     f8: Tensor
@@ -105,7 +108,8 @@ class Backbone(nn.Module):
         weights: likewise.
         in_channels: channels of the input. Beyond the first 3 (RGB), filters are orthogonally initialised, also when
             weights are given.
-        stride: of the deepest features: 16 (a :class:`Pyramid`) or 32 (a :class:`DeepPyramid`).
+        stride: of the deepest features: 16 (a :class:`Pyramid`) or 32 (a :class:`DeepPyramid`), or 8: a
+            :class:`Pyramid` whose layer3 is dilated instead of strided.
 
     Raises:
         ValueError: weights that do not fit, or that cannot be had.
@@ -117,7 +121,7 @@ class Backbone(nn.Module):
         norm: Norm = "frozen_batch",
         weights: str | None = None,
         in_channels: int = 3,
-        stride: Literal[16, 32] = 16,
+        stride: Literal[8, 16, 32] = 16,
     ) -> None:
         """See the class."""
         super().__init__()
@@ -127,8 +131,10 @@ class Backbone(nn.Module):
         self.stem = nn.Sequential(resnet.conv1, resnet.bn1, resnet.relu, resnet.maxpool)
         self.layer1, self.layer2, self.layer3 = resnet.layer1, resnet.layer2, resnet.layer3
         self.layer4 = resnet.layer4 if stride == 32 else None
+        if stride == 8:
+            _dilate(self.layer3)
         expansion = _BLOCKS[trunk][0].expansion
-        self.channels = tuple(width * expansion for width in (64, 128, 256, 512)[: 3 if stride == 16 else 4])
+        self.channels = tuple(width * expansion for width in (64, 128, 256, 512)[: 4 if stride == 32 else 3])
 
     def forward(self, image: Tensor) -> Pyramid | DeepPyramid:
         """``(B, C, H, W)`` normalised image, sides multiples of ``stride``: features at strides 4, 8, 16 (and 32)."""
@@ -141,6 +147,19 @@ class Backbone(nn.Module):
 def _resnet(trunk: Trunk, norm: Callable[[int], nn.Module] = nn.BatchNorm2d) -> ResNet:
     block, layers, groups, width = _BLOCKS[trunk]
     return ResNet(block, layers, groups=groups, width_per_group=width, norm_layer=norm)
+
+
+def _dilate(stage: nn.Sequential) -> None:
+    """Take the stride out of a stage: filters behind it reach twice as far, so every second cell is what it was.
+
+    For bottlenecks this is torchvision's ``replace_stride_with_dilation``, which refuses basic blocks.
+    """
+    strided = False
+    for conv in (module for module in stage.modules() if isinstance(module, nn.Conv2d)):
+        if conv.stride == (2, 2):
+            conv.stride, strided = (1, 1), True
+        elif conv.kernel_size == (3, 3) and strided:
+            conv.dilation = conv.padding = (2, 2)
 
 
 def _widen(conv: nn.Conv2d, in_channels: int) -> nn.Conv2d:

@@ -1,4 +1,4 @@
-"""Boxes and masks: pasting a mask into a frame, the box around a mask, features pooled from a box."""
+"""Boxes and masks: pasting a mask into a frame, features pooled from a box."""
 
 from __future__ import annotations
 
@@ -45,25 +45,6 @@ def _resize_weights(first: Tensor, last: Tensor, cells: int, length: int) -> Ten
     position = ((pixels - first + 0.5) * cells / span - 0.5).clamp(0, cells - 1).unsqueeze(-1)
     hat = F.relu(1 - (position - torch.arange(cells, device=first.device, dtype=first.dtype)).abs())
     return hat * ((pixels >= first) & (pixels <= last)).unsqueeze(-1)
-
-
-def tight_boxes(masks: Tensor) -> tuple[Tensor, Tensor]:
-    """Box around each mask.
-
-    Args:
-        masks: ``(..., H, W)`` bool.
-
-    Returns:
-        ``(..., 4)`` float, first and last column and row: x0, y0, x1, y1; the whole frame for an empty mask.
-        ``(...)`` bool, whether there is any pixel.
-    """
-    ends = []
-    for along in (masks.any(dim=-2), masks.any(dim=-1)):  # columns, rows
-        along = along.byte()
-        ends.append((along.argmax(dim=-1), along.shape[-1] - 1 - along.flip(-1).argmax(dim=-1)))
-    boxes = torch.stack([ends[0][0], ends[1][0], ends[0][1], ends[1][1]], dim=-1).float()
-    seen = masks.flatten(-2).any(dim=-1)
-    return boxes, seen
 
 
 def pool(maps: Sequence[Tensor], boxes: Tensor) -> Tensor:

@@ -11,7 +11,9 @@ from lightning_vos.methods.dmm_net.matching import greedy_assignment
 SEEN = 0.1  # IoU from which an object counts as found by the proposals
 
 
-def match_loss(cosine: Tensor, proposals: Tensor, valid: Tensor, masks: Tensor, present: Tensor) -> Tensor:
+def match_loss(
+    cosine: Tensor, proposals: Tensor, valid: Tensor, masks: Tensor, present: Tensor, balanced: bool = False
+) -> Tensor:
     """``mean (cos_ij - G_ij)^2`` over templates and proposals; G is the greedy assignment by IoU with the truth.
 
     Templates whose object no proposal covers (IoU below 0.1) do not count: the greedy rule would give them a proposal
@@ -23,6 +25,8 @@ def match_loss(cosine: Tensor, proposals: Tensor, valid: Tensor, masks: Tensor, 
         valid: ``(B, m)`` bool, which proposals exist.
         masks: ``(B, K, H, W)`` one-hot ground truth.
         present: ``(B, K)`` bool, which objects exist.
+        balanced: let the few pairs that match count as much as all others together; else nothing is lost for long by
+            calling no two things alike.
 
     Returns:
         Scalar: mean over clips; 0 for a clip in which nothing can be matched.
@@ -31,8 +35,15 @@ def match_loss(cosine: Tensor, proposals: Tensor, valid: Tensor, masks: Tensor, 
     rows = present & (overlap.masked_fill(~valid.unsqueeze(1), 0).amax(dim=2) >= SEEN)
     target = greedy_assignment(-overlap, rows, valid)
     pairs = (rows.unsqueeze(2) & valid.unsqueeze(1)).to(cosine.dtype)
-    error = ((cosine - target) ** 2 * pairs).sum(dim=(1, 2))
-    return (error / pairs.sum(dim=(1, 2)).clamp(min=1)).mean()
+    error = (cosine - target) ** 2
+    if balanced:
+        return (_mean(error, pairs * target) + _mean(error, pairs * (1 - target))).mean() / 2
+    return _mean(error, pairs).mean()
+
+
+def _mean(error: Tensor, weight: Tensor) -> Tensor:
+    """Mean over templates and proposals: ``(B, K, m)`` twice, to ``(B,)``."""
+    return (error * weight).sum(dim=(1, 2)) / weight.sum(dim=(1, 2)).clamp(min=1)
 
 
 def soft_iou_loss(probs: Tensor, masks: Tensor) -> Tensor:

@@ -14,9 +14,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_vos.blocks.backbone import Norm, Trunk
-from lightning_vos.functional import EPSILON, in_full, intersection_over_union, pad_to_stride
+from lightning_vos.functional import (
+    EPSILON,
+    in_full,
+    intersection_over_union,
+    merge_by_maximum,
+    pad_to_stride,
+    tight_boxes,
+)
 from lightning_vos.losses import mean_over_objects
-from lightning_vos.methods.dmm_net.boxes import paste, pool, tight_boxes
+from lightning_vos.methods.dmm_net.boxes import paste, pool
 from lightning_vos.methods.dmm_net.losses import match_loss, soft_iou_loss
 from lightning_vos.methods.dmm_net.matching import add_dummies, hungarian, relaxed_assignment
 from lightning_vos.methods.dmm_net.network import Decoder, Encoder
@@ -100,6 +107,7 @@ class DMMNet(VOSModule):
         own_masks: (start, probability): from this share of the run on, the previous mask of a training frame is the
             network's own with this probability, the ground truth otherwise.
         match_weight: weight of the match loss.
+        match_balanced: see :func:`~lightning_vos.methods.dmm_net.losses.match_loss`.
         matched_weight: weight of the soft IoU of the matched mask.
         pretrained_lr: factor of the learning rate of the encoder's trunk.
         proposal_trunk: ResNet of the detector (ResNeXt-101 32x8d in the paper's code); this and the following: see
@@ -137,6 +145,7 @@ class DMMNet(VOSModule):
         across_objects: bool = True,
         own_masks: tuple[float, float] = (0.25, 0.5),
         match_weight: float = 1.0,
+        match_balanced: bool = False,
         matched_weight: float = 1.0,
         pretrained_lr: float = 0.1,
         proposal_trunk: Trunk = "resnet50",
@@ -178,6 +187,7 @@ class DMMNet(VOSModule):
         self.trunk_from_detector = trunk_from_detector
         self.own_masks = own_masks
         self.match_weight = match_weight
+        self.match_balanced = match_balanced
         self.matched_weight = matched_weight
         self.pretrained_lr = pretrained_lr
 
@@ -239,13 +249,10 @@ class DMMNet(VOSModule):
             return super().training_step(batch, batch_idx)
         frames = pad_to_stride(batch.frames.flatten(0, 1), self.stride)[0]
         labels = pad_to_stride(batch.masks.flatten(0, 1), self.stride)[0]
-        step, rank = self._step(), (self._trainer.global_rank if self._trainer is not None else 0)
+        step, rank = self.steps_done, (self._trainer.global_rank if self._trainer is not None else 0)
         seeds = [hash((torch.initial_seed(), step, rank * len(frames) + i)) % 2**62 for i in range(len(frames))]
         losses = self.detector.losses(self.normalize(frames), labels, seeds)
         return self.log_losses(losses, len(frames))
-
-    def _step(self) -> int:
-        return self._trainer.global_step if self._trainer is not None else 0
 
     # ---------------------------------------------------------------- the recursion
 
@@ -294,9 +301,8 @@ class DMMNet(VOSModule):
             self._follow(query, len(templates))
 
     def merge(self, probs: Tensor) -> Tensor:
-        """Background is what no object claims: ``1 - max_k p_k``; logarithms, whose softmax is ``p`` for one object."""
-        background = 1 - probs.amax(dim=1, keepdim=True)
-        return torch.cat([background, probs], dim=1).clamp(min=EPSILON).log()
+        """Background is what no object claims."""
+        return merge_by_maximum(probs)
 
     def _follow(self, query: Query, objects: int) -> Tensor:
         """One frame for the first ``objects`` objects: their logits ``(B, K, H, W)``."""
@@ -372,7 +378,7 @@ class DMMNet(VOSModule):
         ids = torch.arange(1, present.shape[1] + 1, device=labels.device).view(1, -1, 1, 1)
         for t, frame in enumerate(self.templates.clip):
             masks = (labels[:, t].unsqueeze(1) == ids).to(self.mean.dtype)
-            match = match_loss(frame.cosine, frame.proposals, frame.valid, masks, present)
+            match = match_loss(frame.cosine, frame.proposals, frame.valid, masks, present, self.match_balanced)
             matched = mean_over_objects(soft_iou_loss(frame.matched, masks), present)
             refined = mean_over_objects(soft_iou_loss(torch.sigmoid(frame.refined), masks), present)
             losses["match"] = losses["match"] + self.match_weight * match
@@ -383,7 +389,7 @@ class DMMNet(VOSModule):
     def teacher(self, truth: Tensor) -> Tensor | None:
         """Ground truth instead of the network's own previous mask: a draw for each frame, see ``own_masks``."""
         start, probability = self.own_masks
-        draw = random.Random(f"{torch.initial_seed()} {self._step()} {self.tracks.t}").random()
+        draw = random.Random(f"{torch.initial_seed()} {self.steps_done} {self.tracks.t}").random()
         return None if self.progress >= start and draw < probability else truth
 
     @classmethod

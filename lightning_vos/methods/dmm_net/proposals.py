@@ -20,8 +20,8 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.ops import nms
 
 from lightning_vos.blocks.backbone import GroupNorm, Norm, Trunk, build_resnet
-from lightning_vos.functional import in_full, one_hot
-from lightning_vos.methods.dmm_net.boxes import paste, tight_boxes
+from lightning_vos.functional import in_full, one_hot, tight_boxes
+from lightning_vos.methods.dmm_net.boxes import paste
 from lightning_vos.methods.dmm_net.detector_weights import load_detector
 
 FOREGROUND = 0.4  # probability above which a pixel counts for the tight box

@@ -219,8 +219,8 @@ class HMMN(VOSModule):
         """
         if not self.training or self.fine_dropout == 0:
             return False
-        step = self._trainer.global_step if self._trainer is not None else 0
-        return random.Random(f"{torch.initial_seed()} {step} {self.tracks.t} {level}").random() < self.fine_dropout
+        draw = random.Random(f"{torch.initial_seed()} {self.steps_done} {self.tracks.t} {level}").random()
+        return draw < self.fine_dropout
 
     def memorize(self, query: Features, probs: Tensor, given: Tensor | None) -> None:
         """Write the frame: to stay if it is one of every ``memory_every`` or carries a given mask, else until the next.

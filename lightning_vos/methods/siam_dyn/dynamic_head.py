@@ -1,0 +1,80 @@
+"""The dynamic mask head: a target's own small network, whose weights are predicted, on features that all targets share.
+
+Three layers on features and relative coordinates are the head of CondInst (Tian et al., ECCV 2020); one layer without
+coordinates is that of SOLOv2 (Wang et al., NeurIPS 2020).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+STRIDE = 4  # crop pixels between cells of the mask features
+
+
+class DynamicHead(nn.Module):
+    """1x1 convolutions with ReLU between them, a set of weights for every target; it has no parameters of its own.
+
+    ``theta`` lists all weights first, layer by layer and each row by row (out, in), then all biases.
+
+    Args:
+        channels: of the mask features.
+        dim: width of the layers before the last.
+        layers: at least 1.
+        coordinates: prepend the position of theta's cell minus that of the pixel, in units of ``reach``.
+        reach: crop pixels; the nominal size of a target.
+    """
+
+    def __init__(
+        self, channels: int = 8, dim: int = 8, layers: int = 3, coordinates: bool = True, reach: int = 64
+    ) -> None:
+        """See the class."""
+        super().__init__()
+        self.coordinates = coordinates
+        self.reach = reach
+        first = channels + 2 * coordinates
+        self.widths = [first, *[dim] * (layers - 1), 1]
+        self.weights = [a * b for a, b in zip(self.widths, self.widths[1:], strict=False)]
+        self.numbers = sum(self.weights) + sum(self.widths[1:])
+
+    def split(self, theta: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """``(n, numbers)`` to the weights ``(n, out, in)`` and the biases ``(n, out)`` of each layer, as views."""
+        parts = theta.split([*self.weights, *self.widths[1:]], dim=1)
+        shapes = zip(parts, self.widths[1:], self.widths, strict=False)
+        layers = len(self.weights)
+        return [part.unflatten(1, shape) for part, *shape in list(shapes)[:layers]], list(parts[layers:])
+
+    def forward(self, features: Tensor, theta: Tensor, cells: Tensor) -> Tensor:
+        """Masks of n targets by grouped convolutions, one group a target.
+
+        Args:
+            features: ``(n, C, h, w)``.
+            theta: ``(n, numbers)``.
+            cells: ``(n, 2)`` x, y in crop pixels: where theta was predicted.
+
+        Returns:
+            ``(n, h, w)`` logits.
+        """
+        count, height, width = len(theta), *features.shape[-2:]
+        x = features
+        if self.coordinates:
+            x = torch.cat([self.relative(cells, height, width).to(x.dtype), x], dim=1)
+        x = x.reshape(1, -1, height, width)
+        for layer, (weight, bias) in enumerate(zip(*self.split(theta), strict=True)):
+            x = F.relu(x) if layer else x
+            x = F.conv2d(x, weight.flatten(0, 1)[..., None, None], bias.flatten(), groups=count)
+        return x.squeeze(0)
+
+    def relative(self, cells: Tensor, height: int, width: int) -> Tensor:
+        """``(p - q) / reach`` for cell positions p ``(n, 2)`` and pixels q of the grid: ``(n, 2, h, w)``, x first."""
+        x = (cells[:, 0, None] - STRIDE * torch.arange(width, device=cells.device)) / self.reach
+        y = (cells[:, 1, None] - STRIDE * torch.arange(height, device=cells.device)) / self.reach
+        shape = (len(cells), height, width)
+        return torch.stack([x.unsqueeze(1).expand(shape), y.unsqueeze(2).expand(shape)], dim=1)
+
+
+def upsample(logits: Tensor, factor: int) -> Tensor:
+    """``(n, h, w)`` to ``(n, factor (h - 1) + 1, ...)``: bilinear between aligned corners, so cells stay on pixels."""
+    size = [factor * (side - 1) + 1 for side in logits.shape[-2:]]
+    return F.interpolate(logits.unsqueeze(1), size=size, mode="bilinear", align_corners=True).squeeze(1)

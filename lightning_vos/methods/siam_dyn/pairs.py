@@ -1,0 +1,115 @@
+"""Training pairs: a template window and a search window of one target, cut from the frames of a clip."""
+
+from __future__ import annotations
+
+import random
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_vos.functional import in_full
+from lightning_vos.methods.siam_dyn.crop import Target, crop_frames, crop_masks, target_of, to_window
+from lightning_vos.methods.siam_dyn.network import FIRST, STRIDE
+from lightning_vos.methods.siam_dyn.targets import CellTargets, cell_targets, centre_of_mass
+
+DRAWS = 7  # random numbers of a pair: negative, shift and scale of both windows
+# Largest shift of a window on each axis, in shares of its unit, and largest change of its scale (SiamMask).
+TEMPLATE_JITTER = (1 / 32, 0.05)
+SEARCH_JITTER = (1 / 2, 0.18)
+
+
+class Pairs(NamedTuple):
+    """n = B * P pairs, P of each clip.
+
+    Attributes:
+        templates: ``(n, 3, m, m)`` windows.
+        searches: ``(n, 3, m, m)`` windows.
+        source: ``(n,)`` whose template each search window gets: its own, or for a negative pair that of another target.
+        masks: ``(n, g, g)`` in {0, 1}: the target at every second crop pixel of its search window.
+        cells: targets of the cells; none is positive in a negative pair or where the target is not to be seen.
+    """
+
+    templates: Tensor
+    searches: Tensor
+    source: Tensor
+    masks: Tensor
+    cells: CellTargets
+
+
+def draw(seed: int, step: int, clips: range, pairs: int, device: torch.device) -> Tensor:
+    """Numbers in [0, 1) that depend on seed, step and the clip's place in the global batch: ``(B, P, 8)``."""
+    rngs = [[random.Random(f"{seed} {step} {clip} {pair}") for pair in range(pairs)] for clip in clips]
+    return torch.tensor([[[rng.random() for _ in range(DRAWS)] for rng in row] for row in rngs], device=device)
+
+
+def make_pairs(
+    frames: Tensor,
+    labels: Tensor,
+    objects: Tensor,
+    draws: Tensor,
+    unit: int,
+    search_size: int,
+    negatives: float,
+    jitter: float,
+) -> Pairs:
+    """One pair for each frame after the first; of a single picture with itself.
+
+    Before the jitter, a window is centred on the target in its own frame: the jitter alone stands for motion. Other
+    objects are background. Where the target is hidden, the search window lies where the template was.
+
+    Args:
+        frames: ``(B, T, 3, H, W)`` normalised.
+        labels: ``(B, T, H, W)`` uint8.
+        objects: ``(B, P)`` label of the target of each pair, P = max(1, T - 1).
+        draws: ``(B, P, 7)``, see :func:`draw`.
+        unit: crop pixels that a target's side maps to; a template window is one larger.
+        search_size: side of a search window.
+        negatives: share of the pairs that get the template of another clip, or of another object of the only clip.
+        jitter: factor of both jitters.
+    """
+    later = slice(1, None) if labels.shape[1] > 1 else slice(0, 1)
+    frames = in_full(frames)
+    draws = draws.to(frames.dtype)
+    template_masks = labels[:, :1] == objects[..., None, None]
+    search_masks = labels[:, later] == objects[..., None, None]
+    first = _in(frames.dtype, target_of(template_masks)[0])
+    found, seen = target_of(search_masks)
+    found = _in(frames.dtype, found).where(seen, first)
+
+    alone = len(frames) == 1
+    other = objects.roll(1, dims=1) != objects if alone else torch.ones_like(seen)
+    negative = (draws[..., 0] < negatives) & other
+    own = torch.arange(seen.numel(), device=seen.device).view_as(seen)
+    source = own.roll(1, dims=1 if alone else 0).where(negative, own).flatten()
+
+    template = _jittered(first, draws[..., 1:4], unit, TEMPLATE_JITTER, jitter)
+    search = Target(*(x.flatten(0, 1) for x in _jittered(found, draws[..., 4:7], unit, SEARCH_JITTER, jitter)))
+    flat = Target(*(x.flatten(0, 1) for x in found))
+    corners = [to_window(flat.centre + way * flat.size / 2, search, unit, search_size) for way in (-1, 1)]
+    masses = to_window(centre_of_mass(search_masks.flatten(0, 1)).to(frames.dtype), search, unit, search_size)
+    one_each = Target(*(x.unsqueeze(1) for x in search))
+    return Pairs(
+        crop_frames(frames[:, 0], template, unit, unit + 1),
+        crop_frames(frames[:, later].flatten(0, 1), one_each, unit, search_size),
+        source,
+        crop_masks(search_masks.flatten(0, 1).to(frames.dtype), one_each, unit, search_size, 2).squeeze(1),
+        cell_targets(torch.cat(corners, dim=-1), masses, (seen & ~negative).flatten(), map_size(search_size)),
+    )
+
+
+def map_size(search_size: int) -> int:
+    """Cells of the correlation map on each axis."""
+    return (search_size - 1) // STRIDE + 1 - 2 * (FIRST // STRIDE)
+
+
+def _in(dtype: torch.dtype, target: Target) -> Target:
+    return Target(target.centre.to(dtype), target.size.to(dtype))
+
+
+def _jittered(target: Target, draws: Tensor, unit: int, limits: tuple[float, float], factor: float) -> Target:
+    """Shift and scale by up to ``limits`` times ``factor``; ``draws (..., 3)`` in [0, 1)."""
+    way = factor * (2 * draws - 1)
+    shift, scale = limits
+    centre = target.centre + way[..., :2] * shift * target.side.unsqueeze(-1)
+    return Target(centre, target.size * (1 + scale * way[..., 2:]))

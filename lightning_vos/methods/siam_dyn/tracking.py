@@ -1,0 +1,143 @@
+"""The tracking rule: which cell is believed, and where the target is thought to be next (SiamMask, SiamRPN)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+from lightning_vos.functional import in_full
+from lightning_vos.methods.siam_dyn.crop import Target, offsets, to_frame
+from lightning_vos.methods.siam_dyn.network import Prediction, cell_positions
+from lightning_vos.methods.siam_dyn.targets import distances_to_box
+
+
+class Choice(NamedTuple):
+    """The cell that is believed in each of n windows.
+
+    Attributes:
+        cell: ``(n,)`` of the h * w cells.
+        position: ``(n, 2)`` x, y, crop pixels.
+        score: ``(n,)`` cls * ctr there, in [0, 1].
+        penalty: ``(n,)`` in (0, 1], 1 for a box that has not changed.
+        box: ``(n, 4)`` x0, y0, x1, y1, crop pixels.
+    """
+
+    cell: Tensor
+    position: Tensor
+    score: Tensor
+    penalty: Tensor
+    box: Tensor
+
+
+def choose(prediction: Prediction, previous: Tensor, strength: float, window: float) -> Choice:
+    """The cell with the largest ``(1 - window) * penalty * cls * ctr + window * Hann``.
+
+    Args:
+        prediction: of n windows.
+        previous: ``(n, 2)`` width and height of the targets so far, crop pixels.
+        strength: of the change penalty.
+        window: influence of the window, in [0, 1].
+    """
+    score = (torch.sigmoid(in_full(prediction.cls)) * torch.sigmoid(in_full(prediction.ctr))).flatten(1)
+    distances = in_full(prediction.box).flatten(2).transpose(1, 2)
+    penalty = change_penalty(distances[..., :2] + distances[..., 2:], previous.unsqueeze(1), strength)
+    size = prediction.cls.shape[-1]
+    final = (1 - window) * penalty * score + window * hann(size, score).flatten()
+    cell = final.argmax(dim=1)
+    rows = torch.arange(len(cell), device=cell.device)
+    position = cell_positions(size, score)[cell]
+    box = distances_to_box(distances[rows, cell], position)
+    return Choice(cell, position, score[rows, cell], penalty[rows, cell], box)
+
+
+def change_penalty(size: Tensor, previous: Tensor, strength: float) -> Tensor:
+    """``exp(-strength (c(S / S') c(r / r') - 1))``: S the side of a box with context, r its aspect, c(x) = max(x, 1/x).
+
+    Args:
+        size: ``(..., 2)`` width, height.
+        previous: ``(..., 2)``; the unit cancels.
+        strength: 0.04 in SiamMask.
+
+    Returns:
+        ``(...)`` in (0, 1].
+    """
+    sides = [(x + x.mean(dim=-1, keepdim=True)).prod(dim=-1).sqrt() for x in (size, previous)]
+    aspects = [x[..., 0] / x[..., 1] for x in (size, previous)]
+    changes = [torch.maximum(now / before, before / now) for now, before in (sides, aspects)]
+    return torch.exp(-strength * (changes[0] * changes[1] - 1))
+
+
+def hann(size: int, like: Tensor) -> Tensor:
+    """Outer product of two symmetric Hann windows, ``(size, size)``: 1 in the middle, 0 at the border."""
+    window = torch.hann_window(size, periodic=False, dtype=like.dtype, device=like.device)
+    return torch.outer(window, window)
+
+
+def largest_components(masks: Tensor) -> Tensor:
+    """Box around the largest 8-connected part of each mask.
+
+    Labelling runs on the host: this copy of small maps is the only time a frame waits for the device.
+
+    Args:
+        masks: ``(n, h, w)`` bool.
+
+    Returns:
+        ``(n, 4)`` float32, first and last column and row: x0, y0, x1, y1; zeros for an empty mask.
+    """
+    boxes = np.zeros((len(masks), 4), dtype=np.float32)
+    for box, mask in zip(boxes, masks.cpu().numpy(), strict=True):
+        parts, count = ndimage.label(mask, structure=np.ones((3, 3)))
+        if count:
+            best = int(np.bincount(parts.ravel())[1:].argmax())
+            rows, columns = ndimage.find_objects(parts)[best]
+            box[:] = columns.start, rows.start, columns.stop - 1, rows.stop - 1
+    return torch.from_numpy(boxes).to(masks.device)
+
+
+def follow(
+    target: Target,
+    choice: Choice,
+    probs: Tensor,
+    unit: int,
+    frame: tuple[int, int],
+    lost_score: float,
+    lost_area: float,
+    from_mask: bool = True,
+) -> tuple[Target, Tensor]:
+    """The target state after a frame.
+
+    The state goes to the box of the mask's largest part; where the target is lost but the score is good, to the
+    regressed box; else it stays. The size is damped: it moves by the share ``penalty * score``.
+
+    Args:
+        target: ``(n,)`` states before.
+        choice: the cells believed.
+        probs: ``(n, m, m)`` mask probabilities in the search windows.
+        unit: crop pixels that the targets' ``side`` maps to.
+        frame: ``(H, W)``.
+        lost_score: a target with a smaller score is lost.
+        lost_area: so is one with fewer pixels of the frame.
+        from_mask: false: never look at the mask.
+
+    Returns:
+        States ``(n,)`` and ``(n,)`` bool, lost.
+    """
+    side = probs.shape[-1]
+    scale = target.side / unit
+    steps = offsets(side, like=target.centre) * scale.unsqueeze(-1)
+    x, y = (target.centre[:, axis, None] + steps for axis in (0, 1))
+    inside = ((y > -0.5) & (y < frame[0] - 0.5)).unsqueeze(2) & ((x > -0.5) & (x < frame[1] - 0.5)).unsqueeze(1)
+    masks = (probs > 0.5) & inside
+    lost = (choice.score < lost_score) | (masks.sum(dim=(1, 2)) * scale**2 < lost_area)
+    parts = largest_components(masks).to(target.centre.dtype)
+    parts = parts + parts.new_tensor([-0.5, -0.5, 0.5, 0.5])  # outer edges of the pixels
+    boxes = torch.where((lost | (not from_mask)).unsqueeze(1), choice.box, parts)
+    centre = to_frame((boxes[:, :2] + boxes[:, 2:]) / 2, target, unit, side)
+    size = (boxes[:, 2:] - boxes[:, :2]) * scale.unsqueeze(-1)
+    rate = (choice.penalty * choice.score).unsqueeze(-1)
+    moved = Target(centre, torch.lerp(target.size, size, rate)).clamped(frame)
+    return moved.where(choice.score >= lost_score, target), lost

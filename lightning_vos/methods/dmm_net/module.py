@@ -310,11 +310,12 @@ class DMMNet(VOSModule):
         earlier = [birth < self.tracks.t or self.tracks.t == 0 for birth in self.tracks.births[:objects]]
         rows = self.tracks.present[:, :objects] & torch.tensor(earlier, device=query.valid.device)
         previous = templates.previous[:, :objects]
-        cosine = F.normalize(templates.features, dim=2) @ F.normalize(query.pooled, dim=2).transpose(1, 2)
-        overlap = intersection_over_union(previous > 0.5, query.proposals > 0.5).to(cosine.dtype)
-        similarity = torch.lerp(cosine, overlap, self.overlap_weight)
         templates.proposals = query.proposals
-        with torch.autocast(query.pooled.device.type, enabled=False):
+        with torch.autocast(query.pooled.device.type, enabled=False):  # which is best may hang on the third digit
+            features = F.normalize(in_full(query.pooled), dim=2)
+            cosine = F.normalize(in_full(templates.features), dim=2) @ features.transpose(1, 2)
+            overlap = intersection_over_union(previous > 0.5, query.proposals > 0.5).to(cosine.dtype)
+            similarity = torch.lerp(cosine, overlap, self.overlap_weight)
             weights = self.assign(similarity, rows, query.valid)
             matched = (weights @ query.proposals.flatten(2)).unflatten(2, query.proposals.shape[2:])
         if self.refinement and self.trains == "matching":

@@ -82,7 +82,8 @@ def complain(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
         ("--model.lr=fast", "--model.lr=fast: expected float"),
         (
             "--model.key_trunk=resnet11",
-            "--model.key_trunk=resnet11: expected one of 'resnet10', 'resnet18', 'resnet34', 'resnet50'",
+            "--model.key_trunk=resnet11: expected one of 'resnet10', 'resnet18', 'resnet34', 'resnet50', 'resnet101', "
+            "'resnext101_32x8d'",
         ),
         ("--model.capacity=many", "--model.capacity=many: expected int or null"),
         (

@@ -10,7 +10,7 @@ from urllib.error import URLError
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import get_model_weights
+from torchvision.models import WeightsEnum, get_model_weights
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 Trunk = Literal["resnet10", "resnet18", "resnet34", "resnet50", "resnet101", "resnext101_32x8d"]
@@ -173,23 +173,10 @@ def _widen(conv: nn.Conv2d, in_channels: int) -> nn.Conv2d:
 
 def _read_weights(trunk: Trunk, source: str) -> dict[str, Tensor]:
     """State dict of the whole ResNet from ImageNet or from a file."""
-    if source == "imagenet":
-        if trunk == "resnet10":
-            raise ValueError("backbone_weights=imagenet: there are none for resnet10, use resnet18 or larger")
-        weights = get_model_weights(trunk).DEFAULT
-        try:
-            return dict(weights.get_state_dict(progress=False, check_hash=True))
-        except (URLError, OSError, RuntimeError) as error:
-            raise ValueError(
-                f"backbone_weights=imagenet: {weights.url} cannot be had ({error}); copy that file here by hand and "
-                "give its path instead, or train from scratch with backbone_weights=null"
-            ) from error
-    if not Path(source).is_file():
-        raise ValueError(f"backbone_weights={source}: no such file; give imagenet, the path of a state dict, or null")
-    try:
-        state = torch.load(source, map_location="cpu", weights_only=True)
-    except Exception as error:  # bytes that are something else make the unpickler fail in any way
-        raise ValueError(f"backbone_weights={source}: not a state dict that torch.save has written") from error
+    if source == "imagenet" and trunk == "resnet10":
+        raise ValueError("backbone_weights=imagenet: there are none for resnet10, use resnet18 or larger")
+    released = get_model_weights(trunk).DEFAULT if source == "imagenet" else None
+    state = read_pretrained("backbone_weights", "imagenet", source, released)
     expected = _resnet(trunk).state_dict()
     wrong = [name for name in expected if name not in state or state[name].shape != expected[name].shape]
     wrong += [name for name in state if name not in expected]
@@ -198,4 +185,32 @@ def _read_weights(trunk: Trunk, source: str) -> dict[str, Tensor]:
             f"backbone_weights={source}: not a {trunk} of torchvision, {len(wrong)} entries are missing, unexpected or "
             f"of another shape ({', '.join(wrong[:3])}, ...)"
         )
-    return dict(state)
+    return state
+
+
+def read_pretrained(option: str, name: str, source: str, released: WeightsEnum | None) -> dict[str, Tensor]:
+    """State dict that torchvision releases, or one from a file.
+
+    Args:
+        option: the setting that asks for it, for the messages.
+        name: what the setting calls the released one, likewise.
+        source: the setting's value: ``name`` or a path.
+        released: where torchvision has it (downloaded once); ``None`` to read the file ``source``.
+
+    Raises:
+        ValueError: it cannot be had, or the file is something else.
+    """
+    if released is not None:
+        try:
+            return dict(released.get_state_dict(progress=False, check_hash=True))
+        except (URLError, OSError, RuntimeError) as error:
+            raise ValueError(
+                f"{option}={name}: {released.url} cannot be had ({error}); copy that file here by hand and "
+                f"give its path instead, or train from scratch with {option}=null"
+            ) from error
+    if not Path(source).is_file():
+        raise ValueError(f"{option}={source}: no such file; give {name}, the path of a state dict, or null")
+    try:
+        return dict(torch.load(source, map_location="cpu", weights_only=True))
+    except Exception as error:  # bytes that are something else make the unpickler fail in any way
+        raise ValueError(f"{option}={source}: not a state dict that torch.save has written") from error

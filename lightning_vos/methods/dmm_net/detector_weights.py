@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from urllib.error import URLError
-
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
+
+from lightning_vos.blocks.backbone import read_pretrained
 
 OF_CLASSES = ("roi_heads.box_predictor.", "roi_heads.mask_predictor.mask_fcn_logits.")
 """What depends on the classes, and starts afresh."""
@@ -23,7 +21,8 @@ def load_detector(net: nn.Module, source: str) -> None:
     Raises:
         ValueError: weights that cannot be had, or entries that are missing, unexpected or of another shape.
     """
-    given = _read(source)
+    released = MaskRCNN_ResNet50_FPN_Weights.DEFAULT if source == "coco" else None
+    given = read_pretrained("proposal_weights", "coco", source, released)
     # torchvision's detectors have a batch norm without counter; a counter that never counts is no loss.
     own = {name: value for name, value in net.state_dict().items() if not _is_left_out(name)}
     wrong = [f"{name} is missing" for name in own if name not in given]
@@ -43,21 +42,3 @@ def load_detector(net: nn.Module, source: str) -> None:
 
 def _is_left_out(name: str) -> bool:
     return name.startswith(OF_CLASSES) or name.endswith("num_batches_tracked")
-
-
-def _read(source: str) -> dict[str, Tensor]:
-    if source == "coco":
-        weights = MaskRCNN_ResNet50_FPN_Weights.DEFAULT
-        try:
-            return dict(weights.get_state_dict(progress=False, check_hash=True))
-        except (URLError, OSError, RuntimeError) as error:
-            raise ValueError(
-                f"proposal_weights=coco: {weights.url} cannot be had ({error}); copy that file here by hand and give "
-                "its path instead, or train from scratch with proposal_weights=null"
-            ) from error
-    if not Path(source).is_file():
-        raise ValueError(f"proposal_weights={source}: no such file; give coco, the path of a state dict, or null")
-    try:
-        return dict(torch.load(source, map_location="cpu", weights_only=True))
-    except Exception as error:  # bytes that are something else make the unpickler fail in any way
-        raise ValueError(f"proposal_weights={source}: not a state dict that torch.save has written") from error

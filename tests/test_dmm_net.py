@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import warnings
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from torchvision.ops import roi_align
 from callbacks import PerfectMatcher
 from lightning_vos import REMN, DMMNet, official
 from lightning_vos.functional import intersection_over_union, one_hot, tight_boxes
-from lightning_vos.methods.dmm_net.boxes import paste, pool
+from lightning_vos.methods.dmm_net.boxes import paste, pool, pool_masks
 from lightning_vos.methods.dmm_net.detector_weights import OF_CLASSES
 from lightning_vos.methods.dmm_net.losses import match_loss, soft_iou_loss
 from lightning_vos.methods.dmm_net.matching import relaxed_assignment
@@ -363,6 +364,17 @@ def test_losses_count_every_frame_of_the_clip(monkeypatch: pytest.MonkeyPatch) -
     assert seen == [3]
 
 
+def test_cross_entropy_of_the_result_is_an_option() -> None:
+    model = small("DMMNet", entropy_weight=2.0)
+    logits, labels = randn(2, 3, *SIZE, seed=1), (3 * rand(2, *SIZE, seed=2)).to(torch.uint8)
+    masks, present = one_hot(labels, 2), torch.ones(2, 2, dtype=torch.bool)
+    losses = model.frame_losses(logits, labels, masks, present)
+    log_probs = logits.log_softmax(dim=1).gather(1, labels.long().unsqueeze(1))
+    close(losses.pop("cross_entropy"), -2 * log_probs.mean())  # at the start of a run all pixels count
+    assert not losses
+    assert not small("DMMNet").frame_losses(logits, labels, masks, present)
+
+
 def test_matched_mask_teaches_the_encoder_through_the_weights() -> None:
     frames, labels = squares(1, 2, 2, size=SIZE)
     model = small("DMMNet").train()
@@ -430,6 +442,37 @@ def test_an_object_that_is_empty_at_first_and_comes_later() -> None:
     assert (out[:3].softmax(2)[:, :, 1] < 1e-6).all()
     assert (out[3].argmax(1)[masks[:, 0] > 0] == 1).all()
     assert (out[4:].softmax(2)[:, :, 1] > 1e-3).any()
+
+
+def test_pool_masks_is_the_weighted_mean_over_pixels() -> None:
+    maps = [randn(2, 3, SIZE[0] // s, SIZE[1] // s, seed=s) for s in (4, 8, 16, 32)]
+    masks = rand(2, 4, *SIZE)
+    masks[1, 2] = 0
+    out = pool_masks(maps, masks)
+    for level, feature in enumerate(maps):
+        scale = 2 ** (level + 2)
+        pixels = feature.repeat_interleave(scale, dim=2).repeat_interleave(scale, dim=3)
+        for b, k in itertools.product(range(2), range(4)):
+            total = masks[b, k].sum()
+            expected = (pixels[b] * masks[b, k]).sum(dim=(1, 2)) / total if total > 0 else torch.zeros(3).double()
+            close(out[b, k, 3 * level : 3 * level + 3], expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("pooling", ["box", "mask"])
+def test_two_textures_in_one_box_differ_only_under_their_masks(pooling: str) -> None:
+    """A frame and what it holds have the same box: only pooling under the mask can tell them apart."""
+    model = small("DMMNet", pooling=pooling)
+    frames, _ = squares(1, 1, 1, size=SIZE)
+    ring = torch.zeros(1, 2, *SIZE)
+    ring[:, 0, 4:60, 4:60] = 1
+    ring[:, 0, 16:48, 16:48] = 0
+    ring[:, 1, 4:60, 4:60] = 1 - ring[:, 0, 4:60, 4:60]
+    ring[:, 1, 4, 4] = ring[:, 1, 59, 59] = 1
+    ring[:, 0, 4, 4] = ring[:, 0, 59, 59] = 0
+    with model.sequence():
+        model.step(frames[:, 0], ring)
+        ours, theirs = F.normalize(model.templates.features, dim=2)[0]
+        assert (torch.dot(ours, theirs) < 0.999) == (pooling == "mask")
 
 
 # ------------------------------------------------------------------------------------------------ templates

@@ -72,6 +72,25 @@ def pool(maps: Sequence[Tensor], boxes: Tensor) -> Tensor:
     return torch.cat(pooled, dim=2)
 
 
+def pool_masks(maps: Sequence[Tensor], masks: Tensor) -> Tensor:
+    """Mean feature under masks on every map, weighted by how much of a cell each covers (ours).
+
+    Args:
+        maps: as for :func:`pool`.
+        masks: ``(B, m, H, W)`` in [0, 1].
+
+    Returns:
+        ``(B, m, C * len(maps))``, float32 or float64; zeros for an empty mask.
+    """
+    pooled = []
+    for level, feature in enumerate(maps):
+        weights = F.avg_pool2d(in_full(masks), 2 ** (level + 2)).flatten(2)
+        weights = weights / weights.sum(dim=2, keepdim=True).clamp(min=1e-6)
+        with torch.autocast(feature.device.type, enabled=False):
+            pooled.append(weights @ in_full(feature).flatten(2).transpose(1, 2))
+    return torch.cat(pooled, dim=2)
+
+
 def _mean_weights(first: Tensor, last: Tensor, length: int) -> Tensor:
     """``(..., length)``: weight of each cell in the mean of the samples between two ends, as RoIAlign takes them."""
     span = (last - first).clamp(min=1)

@@ -22,8 +22,8 @@ from lightning_vos.functional import (
     pad_to_stride,
     tight_boxes,
 )
-from lightning_vos.losses import mean_over_objects
-from lightning_vos.methods.dmm_net.boxes import paste, pool
+from lightning_vos.losses import bootstrap_fraction, bootstrapped_cross_entropy, mean_over_objects
+from lightning_vos.methods.dmm_net.boxes import paste, pool, pool_masks
 from lightning_vos.methods.dmm_net.losses import match_loss, soft_iou_loss
 from lightning_vos.methods.dmm_net.matching import add_dummies, hungarian, relaxed_assignment
 from lightning_vos.methods.dmm_net.network import Decoder, Encoder
@@ -34,13 +34,14 @@ from lightning_vos.module import VOSModule
 from lightning_vos.types import ClipBatch
 
 Matcher = Literal["paper", "official", "exact", "hungarian"]
+Pooling = Literal["box", "mask"]
 GATE = 0.01  # in training, smaller weights do not reach the matched mask
 CERTAIN = 0.02  # a matched mask is never surer than that where the decoder may correct it
 TRAINING_STEPS = 10  # N_grad; 40 at test time
 
 
 class Features(NamedTuple):
-    """Of a frame: skips and matching maps at strides 32, 16, 8 and 4, and the proposals with their features."""
+    """Of a frame: skips and matching maps at strides 32, 16, 8 and 4, and the proposals."""
 
     skip32: Tensor
     skip16: Tensor
@@ -50,9 +51,9 @@ class Features(NamedTuple):
     map16: Tensor
     map8: Tensor
     map4: Tensor
-    pooled: Tensor
     boxes: Tensor
     masks: Tensor
+    tight: Tensor
     valid: Tensor
 
 
@@ -95,6 +96,7 @@ class DMMNet(VOSModule):
             ``exact`` (until the optimum is clear), ``hungarian`` (the optimum, by scipy, on the host), or ``official``
             (what the released weights were trained with: the mean over unprojected iterates, whose value scales the
             mask; also in training).
+        pooling: ``box``: the feature of a proposal is the mean over its box (the paper's); ``mask``: under its mask.
         absent_similarity: tau: a template whose similarities are all below may stay unmatched. Null: every template
             gets a proposal, as in the paper.
         refinement: decode the matched masks; else they are the result.
@@ -109,6 +111,8 @@ class DMMNet(VOSModule):
         match_weight: weight of the match loss.
         match_balanced: see :func:`~lightning_vos.methods.dmm_net.losses.match_loss`.
         matched_weight: weight of the soft IoU of the matched mask.
+        entropy_weight: weight of the bootstrapped cross entropy of the result, which the other methods train on; none
+            in the paper. It cares for boundaries, soft IoU for areas.
         pretrained_lr: factor of the learning rate of the encoder's trunk.
         proposal_trunk: ResNet of the detector (ResNeXt-101 32x8d in the paper's code); this and the following: see
             :class:`~lightning_vos.methods.dmm_net.proposals.ProposalNetwork`.
@@ -138,6 +142,7 @@ class DMMNet(VOSModule):
         matching_dim: int = 128,
         overlap_weight: float = 0.3,
         matcher: Matcher = "paper",
+        pooling: Pooling = "box",
         absent_similarity: float | None = None,
         refinement: bool = True,
         residual: bool = False,
@@ -147,6 +152,7 @@ class DMMNet(VOSModule):
         match_weight: float = 1.0,
         match_balanced: bool = False,
         matched_weight: float = 1.0,
+        entropy_weight: float = 0.0,
         pretrained_lr: float = 0.1,
         proposal_trunk: Trunk = "resnet50",
         proposal_weights: str | None = None,
@@ -167,6 +173,7 @@ class DMMNet(VOSModule):
         for name, value, choices in (
             ("matcher", matcher, get_args(Matcher)),
             ("trains", trains, ("proposals", "matching")),
+            ("pooling", pooling, get_args(Pooling)),
         ):
             if value not in choices:
                 raise ValueError(f"{name}={value}: choose from {', '.join(choices)}")
@@ -181,6 +188,7 @@ class DMMNet(VOSModule):
         self.trains = trains
         self.overlap_weight = overlap_weight
         self.matcher = matcher
+        self.pooling = pooling
         self.absent_similarity = absent_similarity
         self.refinement = refinement
         self.residual = residual
@@ -189,6 +197,7 @@ class DMMNet(VOSModule):
         self.match_weight = match_weight
         self.match_balanced = match_balanced
         self.matched_weight = matched_weight
+        self.entropy_weight = entropy_weight
         self.pretrained_lr = pretrained_lr
 
         self.detector = ProposalNetwork(
@@ -270,14 +279,15 @@ class DMMNet(VOSModule):
         skips, maps = self.encoder(image)
         with torch.no_grad():
             found = self.detector(image)
-        pooled = pool(maps[::-1], found.tight)
-        return Features._make([*skips, *maps, pooled, found.boxes, found.masks, found.valid])
+        return Features._make([*skips, *maps, found.boxes, found.masks, found.tight, found.valid])
 
     def query(self, features: Features) -> Query:
-        """Paste the proposals of the frame."""
+        """Paste the proposals of the frame and pool their features."""
         height, width = features.skip4.shape[-2:]
         pasted = paste(features.masks, features.boxes, (4 * height, 4 * width))
-        return Query(features[:4], features[7:3:-1], features.pooled, pasted, features.valid)
+        maps = features[7:3:-1]
+        pooled = pool_masks(maps, pasted) if self.pooling == "mask" else pool(maps, features.tight)
+        return Query(features[:4], maps, pooled, pasted, features.valid)
 
     def segment(self, query: Query) -> Tensor:
         """Match and refine: ``(B, K, H, W)`` logits."""
@@ -294,9 +304,12 @@ class DMMNet(VOSModule):
         if given is None:
             return
         hidden = [(dim, *skip.shape[-2:]) for dim, skip in zip(self.decoder.dims, query.skips, strict=True)]
-        boxes = tight_boxes(given > 0.5)[0]
+        if self.pooling == "mask":
+            pooled = pool_masks(query.maps, given)
+        else:
+            pooled = pool(query.maps, tight_boxes(given > 0.5)[0].to(given.dtype))
         new = torch.tensor([birth == self.tracks.t for birth in self.tracks.births], device=given.device)
-        templates.grow(pool(query.maps, boxes.to(given.dtype)), in_full(given), hidden, new)
+        templates.grow(pooled, in_full(given), hidden, new)
         if first:  # the decoder's hidden states start from the given masks
             self._follow(query, len(templates))
 
@@ -368,8 +381,11 @@ class DMMNet(VOSModule):
     # ---------------------------------------------------------------- stage two
 
     def frame_losses(self, logits: Tensor, labels: Tensor, masks: Tensor, present: Tensor) -> dict[str, Tensor]:
-        """None: all losses need the matching, see :meth:`auxiliary_losses`."""
-        return {}
+        """Cross entropy, if it is wanted; all other losses need the matching, see :meth:`auxiliary_losses`."""
+        if self.entropy_weight == 0:
+            return {}
+        fraction = bootstrap_fraction(self.progress, *self.bootstrap)
+        return {"cross_entropy": self.entropy_weight * bootstrapped_cross_entropy(logits, labels, fraction)}
 
     def auxiliary_losses(self, labels: Tensor) -> dict[str, Tensor]:
         """Match loss, soft IoU of the matched and of the refined masks, over all frames of the clip."""

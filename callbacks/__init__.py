@@ -3,6 +3,7 @@
 from callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from callbacks.davis_evaluation import DavisEvaluation
 from callbacks.fps import FPSLogger, device_name
+from callbacks.lost_targets import LostTargets
 from callbacks.mask_images import MaskImages
 from callbacks.memory_statistics import MemoryStatistics
 from callbacks.palette import PALETTE, overlay, save_palette_png
@@ -18,6 +19,7 @@ __all__ = [
     "DavisEvaluation",
     "FPSLogger",
     "LastCheckpoint",
+    "LostTargets",
     "MaskImages",
     "MemoryStatistics",
     "PerfectMatcher",

@@ -43,7 +43,7 @@ from lightning_vos.methods.siam_dyn.targets import (
     distances_to_box,
 )
 from lightning_vos.methods.siam_dyn.tracking import Choice, change_penalty, choose, follow, hann, largest_components
-from lightning_vos.types import Clip, ClipBatch
+from lightning_vos.types import Clip, ClipBatch, TargetTracker
 
 UNIT = 128
 
@@ -703,12 +703,16 @@ def test_a_target_that_leaves_and_comes_back(monkeypatch: pytest.MonkeyPatch) ->
     frames, labels = squares(1, 7, 1, size=(64, 64))
     with model.sequence():
         model.step(frames[:, 0], one_hot(labels[:, 0], 1))
-        states = []
+        states, lost = [], []
+        assert isinstance(model, TargetTracker)
         for t in range(1, 6):
             out = model.step(frames[:, t])
+            assert model.lost_targets is not None
+            lost.append(model.lost_targets.tolist())
             states.append((model.templates.centre.clone(), model.templates.size.clone()))
             assert (out.argmax(dim=1).any()).item() == (t in (1, 5))
-        assert model.templates.lost.item() == 3
+        assert lost == [[[gone]] for gone in (False, True, True, True, False)]
+    assert model.lost_targets is None
     for kept in states[1:4]:
         assert torch.equal(kept[0], states[0][0])
         assert torch.equal(kept[1], states[0][1])

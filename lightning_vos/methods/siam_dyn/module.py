@@ -160,6 +160,11 @@ class SiamDyn(VOSModule):
 
     # ---------------------------------------------------------------- the recursion
 
+    @property
+    def lost_targets(self) -> Tensor | None:
+        """``(B, K)`` bool, objects that the last frame did not show; ``None`` before there is a template."""
+        return self.templates.lost
+
     def encode(self, image: Tensor) -> Features:
         """Nothing to do for the whole frame."""
         return Features(image)
@@ -205,7 +210,7 @@ class SiamDyn(VOSModule):
                 self.state_from == "mask",
             )
             templates.target = Target(*(state.unflatten(0, shape) for state in moved))
-            templates.lost = templates.lost + (lost.view(shape) & self.tracks.present[:, : shape[1]])
+            templates.lost = lost.view(shape) & self.tracks.present[:, : shape[1]]
         if given is None:
             return
         place, seen = target_of(given > 0.5)

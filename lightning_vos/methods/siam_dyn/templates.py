@@ -14,7 +14,7 @@ class Templates(SequenceState):
     """State of the tracker. Templates are fixed at the first frame of their object.
 
     Buffers, with K objects: ``where`` and ``what (B, K, D, 5, 5)``, kernels of the two correlations; ``centre`` and
-    ``size (B, K, 2)``, the target state; ``lost (B, K)`` int64, frames on which the object was not found.
+    ``size (B, K, 2)``, the target state; ``lost (B, K)`` bool, objects that the last frame did not show.
     """
 
     where: Tensor
@@ -50,7 +50,7 @@ class Templates(SequenceState):
             new: ``(K,)`` bool, the objects that start on this frame; the others keep what they have.
         """
         missing = len(new) - len(self)
-        lost = torch.zeros(target.centre.shape[:2], dtype=torch.int64, device=new.device)
+        lost = torch.zeros(target.centre.shape[:2], dtype=torch.bool, device=new.device)
         entries = {"where": where, "what": what, "centre": target.centre, "size": target.size, "lost": lost}
         for name, entry in entries.items():
             stored = getattr(self, name)

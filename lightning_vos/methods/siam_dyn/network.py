@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lightning_vos.blocks.backbone import Backbone, GroupNorm, Norm, Pyramid, Trunk
 from lightning_vos.blocks.decoder import conv3x3
+from lightning_vos.functional import in_full
 from lightning_vos.methods.siam_dyn.dynamic_head import DynamicHead
 
 STRIDE = 8  # of the deepest features, crop pixels
@@ -55,11 +56,16 @@ class Correlation(nn.Module):
 
 
 def depthwise_correlation(maps: Tensor, kernels: Tensor) -> Tensor:
-    """Slide every kernel over its own map: ``(n, D, h, w)``, ``(n, D, k, k)`` to ``(n, D, h - k + 1, w - k + 1)``."""
+    """Slide every kernel over its own map: ``(n, D, h, w)``, ``(n, D, k, k)`` to ``(n, D, h - k + 1, w - k + 1)``.
+
+    In float32 at least: it is little work, and grouped convolutions in half precision are slow where they exist.
+    """
     count, channels = maps.shape[:2]
-    out = F.conv2d(
-        maps.reshape(1, -1, *maps.shape[2:]), kernels.reshape(-1, 1, *kernels.shape[2:]), groups=count * channels
-    )
+    maps, kernels = in_full(maps), in_full(kernels)
+    with torch.autocast(maps.device.type, enabled=False):
+        out = F.conv2d(
+            maps.reshape(1, -1, *maps.shape[2:]), kernels.reshape(-1, 1, *kernels.shape[2:]), groups=count * channels
+        )
     return out.unflatten(1, (count, channels)).squeeze(0)
 
 

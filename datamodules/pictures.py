@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from torch.utils.data import Dataset
 
 from datamodules.base import VOSDataModule
-from datamodules.images import ImageSet, Still, read_image, resize_labels
-from datamodules.layouts import SequenceSet, VideoFiles
+from datamodules.images import Still, read_image, resize_labels
+from datamodules.layouts import VideoFiles
 from datamodules.samplers import ClipKey
 from datamodules.transforms import StaticTransform, to_clip
 from lightning_vos.types import Clip
@@ -73,39 +74,19 @@ class PictureDataModule(VOSDataModule):
     Objects that cover less than a thousandth of the augmented picture become background, unless there is no other.
 
     Args:
-        root: folder that holds the data sets.
-        images: still images for training: COCO pictures with all their instances, or pictures with one mask.
-        videos: video sequences for training: every annotated frame is a picture of its own.
-        val: video sequences for validation and test; ``None``: no validation.
-        crop: side of the square training clips, pixels.
+        root: folder that holds the data sets. Of ``images``, COCO pictures come with all their instances; every
+            annotated frame of ``videos`` is a picture of its own.
         clip_length: frames of a training clip; nothing but 1, a clip is a single picture.
         batch_size: clips of one optimiser step, over all devices and accumulated forward passes.
-        num_workers: loader processes of each device.
-        seed: seed of the order of the data and of all augmentation.
         max_objects: most objects of a training clip.
-        short_side: evaluation frames are shrunk so that the shorter side has at most this many pixels; ``None`` keeps
-            them. Masks are scored and written at the size of the annotations in any case.
-        demo: write the small procedural data set to ``<root>/demo`` first, unless it is there.
+        **kwargs: see :class:`~datamodules.base.VOSDataModule`.
     """
 
     def __init__(
-        self,
-        root: str = "data",
-        images: list[ImageSet] | None = None,
-        videos: list[SequenceSet] | None = None,
-        val: SequenceSet | None = None,
-        crop: int = 384,
-        clip_length: int = 1,
-        batch_size: int = 16,
-        num_workers: int = 4,
-        seed: int = 0,
-        max_objects: int = 20,
-        short_side: int | None = 480,
-        demo: bool = False,
+        self, root: str = "data", clip_length: int = 1, batch_size: int = 16, max_objects: int = 20, **kwargs: Any
     ) -> None:
-        super().__init__(
-            root, images, videos, val, crop, clip_length, batch_size, num_workers, seed, max_objects, short_side, demo
-        )
+        """See the class."""
+        super().__init__(root, clip_length=clip_length, batch_size=batch_size, max_objects=max_objects, **kwargs)
         if clip_length != 1:
             raise ValueError(f"data.clip_length={clip_length}: a clip is a single picture here; set it to 1")
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from torch.utils.data import Dataset
 
 from datamodules.base import VOSDataModule
-from datamodules.images import ImageSet, Still
-from datamodules.layouts import SequenceSet
+from datamodules.images import Still
 from datamodules.samplers import ClipKey
 from datamodules.transforms import StaticTransform, to_clip
 from lightning_vos.types import Clip
@@ -50,38 +50,17 @@ class StaticDataModule(VOSDataModule):
 
     Args:
         root: folder that holds the data sets.
-        images: still images for training.
-        videos: not used in this stage; accepted so that one description of a data set serves both stages.
-        val: video sequences for validation and test; ``None``: no validation.
-        crop: side of the square training clips, pixels.
         clip_length: frames of a training clip: differently warped copies of one picture.
         batch_size: clips of one optimiser step, over all devices and accumulated forward passes.
-        num_workers: loader processes of each device.
-        seed: seed of the order of the data and of all augmentation.
         max_objects: not used in this stage: a clip has one object.
-        short_side: evaluation frames are shrunk so that the shorter side has at most this many pixels; ``None`` keeps
-            them. Masks are scored and written at the size of the annotations in any case.
-        demo: write the small procedural data set to ``<root>/demo`` first, unless it is there.
+        **kwargs: see :class:`~datamodules.base.VOSDataModule`.
     """
 
     def __init__(
-        self,
-        root: str = "data",
-        images: list[ImageSet] | None = None,
-        videos: list[SequenceSet] | None = None,
-        val: SequenceSet | None = None,
-        crop: int = 384,
-        clip_length: int = 3,
-        batch_size: int = 16,
-        num_workers: int = 4,
-        seed: int = 0,
-        max_objects: int = 1,
-        short_side: int | None = 480,
-        demo: bool = False,
+        self, root: str = "data", clip_length: int = 3, batch_size: int = 16, max_objects: int = 1, **kwargs: Any
     ) -> None:
-        super().__init__(
-            root, images, videos, val, crop, clip_length, batch_size, num_workers, seed, max_objects, short_side, demo
-        )
+        """See the class."""
+        super().__init__(root, clip_length=clip_length, batch_size=batch_size, max_objects=max_objects, **kwargs)
 
     def training_set(self) -> StaticClips:
         """All samples of ``images``.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +21,25 @@ def load_weights(module: nn.Module, path: str) -> None:
     checkpoint = read_checkpoint(path)
     check_method(checkpoint, module, f"--model.weights={path}")
     state = checkpoint["state_dict"]
-    own = module.state_dict()
-    wrong = [f"{name} is missing" for name in own if name not in state]
-    wrong += [f"{name} is unknown" for name in state if name not in own]
-    wrong += [
-        f"{name} is {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
-        for name in own
-        if name in state and state[name].shape != own[name].shape
-    ]
+    wrong = misfits(module.state_dict(), state)
     if wrong:
         raise ValueError(
             f"--model.weights={path}: {len(wrong)} entries do not fit ({'; '.join(wrong[:3])}, ...); "
             "use the same model settings (trunk, widths) in both stages"
         )
     module.load_state_dict(state)
+
+
+def misfits(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
+    """What keeps given entries from being loaded into a module's own: missing, unexpected, or of another shape."""
+    wrong = [f"{name} is missing" for name in own if name not in given]
+    wrong += [f"{name} is unexpected" for name in given if name not in own]
+    wrong += [
+        f"{name} is {tuple(given[name].shape)} instead of {tuple(own[name].shape)}"
+        for name in own
+        if name in given and given[name].shape != own[name].shape
+    ]
+    return wrong
 
 
 def read_checkpoint(path: str) -> dict[str, Any]:

@@ -127,7 +127,7 @@ def test_options(option: str, line: str, complain: Complain, demo: Path) -> None
         ),
         (
             "data:\n  init_args:\n    max_skip: [[0.0, 3]]\n",
-            "FILE: data.max_skip: datamodules.StaticDataModule has no such option; choose from root, images, .*",
+            "FILE: data.max_skip: datamodules.StaticDataModule has no such option; choose from root, .*images.*",
         ),
         (
             "trainer:\n  callbacks:\n    - {class_path: callbacks.FPSLogger, init_args: {warmup: 2}}\n",

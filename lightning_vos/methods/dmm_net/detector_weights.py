@@ -6,6 +6,7 @@ from torch import nn
 from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
 
 from lightning_vos.blocks.backbone import read_pretrained
+from lightning_vos.checkpoint import misfits
 
 OF_CLASSES = ("roi_heads.box_predictor.", "roi_heads.mask_predictor.mask_fcn_logits.")
 """What depends on the classes, and starts afresh."""
@@ -24,20 +25,16 @@ def load_detector(net: nn.Module, source: str) -> None:
     released = MaskRCNN_ResNet50_FPN_Weights.DEFAULT if source == "coco" else None
     given = read_pretrained("proposal_weights", "coco", source, released)
     # torchvision's detectors have a batch norm without counter; a counter that never counts is no loss.
-    own = {name: value for name, value in net.state_dict().items() if not _is_left_out(name)}
-    wrong = [f"{name} is missing" for name in own if name not in given]
-    wrong += [f"{name} is unexpected" for name in given if name not in own and not _is_left_out(name)]
-    wrong += [
-        f"{name} is {tuple(given[name].shape)} instead of {tuple(own[name].shape)}"
-        for name in own
-        if name in given and given[name].shape != own[name].shape
-    ]
+    own, given = (
+        {name: value for name, value in state.items() if not _is_left_out(name)} for state in (net.state_dict(), given)
+    )
+    wrong = misfits(own, given)
     if wrong:
         raise ValueError(
             f"proposal_weights={source}: {len(wrong)} entries do not fit ({'; '.join(wrong[:3])}, ...); a Mask R-CNN "
             "of torchvision with the trunk and widths of proposals is needed, with norm=frozen_batch"
         )
-    net.load_state_dict({name: given[name] for name in own}, strict=False)
+    net.load_state_dict(given, strict=False)
 
 
 def _is_left_out(name: str) -> bool:

@@ -19,6 +19,7 @@ from lightning_vos.methods.siam_dyn.crop import (
     Target,
     crop_frames,
     crop_masks,
+    crop_templates,
     offsets,
     paste,
     target_of,
@@ -585,6 +586,70 @@ def test_every_object_has_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     labels[1][labels[1] > 1] = 0
     model.training_step(ClipBatch.collate([Clip(pictures[0], labels[0], 3), Clip(pictures[1], labels[1], 1)]), 0)
     assert seen == [[[1, 2, 3], [1, 1, 1]]]
+
+
+def test_masked_templates_show_nothing_but_the_target() -> None:
+    frames, labels = squares(2, 1, 2, size=(64, 96))
+    frame, masks = frames[:, 0].float(), one_hot(labels[:, 0], 2)
+    place = target_of(masks > 0)[0]
+    open_ones, masked = (crop_templates(frame, masks, place, 64, hidden) for hidden in (False, True))
+    assert torch.equal(open_ones, crop_frames(frame, place, 64, 65))
+    for n, (b, k) in enumerate([(0, 0), (0, 1), (1, 0), (1, 1)]):
+        one = Target(place.centre[b : b + 1, k : k + 1], place.size[b : b + 1, k : k + 1])
+        inside = crop_masks(masks[b : b + 1, k], one, 64, 65, 1)[0, 0] > 0
+        assert 0 < inside.float().mean() < 0.5
+        close(masked[n][:, inside], open_ones[n][:, inside], atol=1e-4)
+        colour = frame[b].mean(dim=(1, 2)).unsqueeze(1)
+        close(masked[n][:, ~inside], colour.expand(3, int((~inside).sum())), atol=1e-3)
+
+
+def test_masked_templates_are_used_in_training_and_at_the_start() -> None:
+    frames, labels = squares(2, 3, 1, size=(48, 48))
+    masks = one_hot(labels[:, 0], 1)
+    other = frames.clone()
+    for b in range(2):  # the pixels of the background change places, its mean colour stays
+        elsewhere = F.max_pool2d(masks[b], 5, stride=1, padding=2)[0] == 0  # what no pixel of the target is mixed with
+        pixels = frames[b, 0][:, elsewhere]
+        other[b, 0][:, elsewhere] = pixels[:, torch.randperm(pixels.shape[1])]
+    for hidden in (False, True):
+        model = small("SiamDyn", masked_template=hidden, jitter=0.0)
+        kernels, templates = [], []
+        for version in (frames, other):
+            with model.sequence():
+                model.step(version[:, 0], masks)
+                kernels.append(model.templates.what.clone())
+            draws = torch.full((2, 2, DRAWS), 0.5)
+            objects = torch.ones(2, 2, dtype=torch.long)
+            pairs = make_pairs(version.float(), labels, objects, draws, 64, 129, 0.0, 0.0, hidden)
+            templates.append(pairs.templates)
+        apart = [((one - two).abs().mean() / one.abs().mean()).item() for one, two in (kernels, templates)]
+        assert all((share < 1e-4) == hidden for share in apart), apart
+
+
+def test_threshold_moves_the_boundary_and_nothing_else() -> None:
+    frames, labels = squares(1, 3, 1, size=(64, 64))
+    found = {}
+    for threshold in (0.3, 0.5, 0.7):
+        model = small("SiamDyn", threshold=threshold)
+        with model.sequence():
+            model.step(frames[:, 0], one_hot(labels[:, 0], 1))
+            found[threshold] = [model.step(frames[:, t]).softmax(dim=1)[:, 1] for t in (1, 2)]
+    for t in range(2):
+        for threshold, probs in found.items():
+            assert torch.equal(probs[t] > 0.5, found[0.5][t] > threshold)
+        assert (found[0.3][t] > 0.5).sum() > (found[0.7][t] > 0.5).sum()
+
+
+def test_the_mean_kernel_of_equal_kernels_is_the_kernel() -> None:
+    frames, labels = squares(1, 2, 1, size=(64, 64))
+    for kernel in ("static", "dynamic"):
+        out = []
+        for average in (False, True):
+            model = small("SiamDyn", kernel=kernel, average_kernels=average)
+            with model.sequence():
+                model.step(frames[:, 0], one_hot(labels[:, 0], 1))
+                out.append(model.step(frames[:, 1]))
+        assert torch.allclose(*out, atol=1e-5) == (kernel == "static")
 
 
 # ------------------------------------------------------------------------------------------------ tracking

@@ -99,6 +99,25 @@ def crop_masks(masks: Tensor, target: Target, unit: int, size: int, step: int) -
     return _sample(masks.unsqueeze(1), target, unit, offsets(size, step, target.centre), "nearest").squeeze(2)
 
 
+def crop_templates(frames: Tensor, masks: Tensor, target: Target, unit: int, masked: bool) -> Tensor:
+    """Template windows: :func:`crop_frames`, one crop pixel larger than the unit so that a pixel is in the middle.
+
+    Args:
+        frames: ``(B, C, H, W)``.
+        masks: ``(B, K, H, W)`` of the targets.
+        target: ``(B, K)``.
+        unit: as there.
+        masked: put the mean colour also where the target is not.
+    """
+    windows = crop_frames(frames, target, unit, unit + 1)
+    if not masked:
+        return windows
+    one_each = Target(*(state.flatten(0, 1).unsqueeze(1) for state in target))
+    inside = crop_masks(masks.flatten(0, 1).to(windows.dtype), one_each, unit, unit + 1, 1)
+    mean = in_full(frames).mean(dim=(2, 3), keepdim=True).repeat_interleave(masks.shape[1], dim=0)
+    return torch.lerp(mean, windows, inside)
+
+
 def to_window(points: Tensor, target: Target, unit: int, size: int) -> Tensor:
     """Pixels of the frame ``(..., 2)`` in crop pixels of the windows around targets ``(...)``."""
     return (points - target.centre) * (unit / target.side).unsqueeze(-1) + (size - 1) / 2

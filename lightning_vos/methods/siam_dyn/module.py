@@ -7,6 +7,7 @@ the gaps from SiamMask, SiamCAR, FCOS and CondInst.
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from lightning_vos.blocks.backbone import Norm, Trunk
 from lightning_vos.functional import EPSILON, in_full, merge_by_maximum
 from lightning_vos.losses import mean_over_objects
-from lightning_vos.methods.siam_dyn.crop import Target, crop_frames, paste, target_of
+from lightning_vos.methods.siam_dyn.crop import Target, crop_frames, crop_templates, paste, target_of
 from lightning_vos.methods.siam_dyn.dynamic_head import DynamicHead, upsample
 from lightning_vos.methods.siam_dyn.losses import best_positives, detection_losses, mask_losses
 from lightning_vos.methods.siam_dyn.network import Kernel, Prediction, SiameseNetwork, cell_positions
@@ -68,6 +69,8 @@ class SiamDyn(VOSModule):
         kernel: ``dynamic``, or ``static``: one learned kernel for all targets.
         kernel_layers: layers of the predicted network: 3 (CondInst), or 1 (SOLOv2).
         kernel_dim: width of its layers.
+        average_kernels: use the mean kernel of the 3x3 cells around the best one; it should make no difference.
+        masked_template: hide what is not the target in its template.
         coordinates: whether it sees where the pixel lies relative to the cell (CondInst), or not (SOLOv2).
         negatives: share of training pairs whose template is of another target.
         jitter: factor of shift and scale of the training windows.
@@ -78,6 +81,7 @@ class SiamDyn(VOSModule):
         window: how much nearness to the last place counts, in [0, 1].
         lost_score: a target with a smaller score is lost: its state stays.
         lost_area: so is one with fewer pixels, unless its score is good: then its box decides.
+        threshold: probability from which a pixel belongs to an object, in (0, 1).
         state_from: ``mask``, or ``box``: the state always follows the regressed box.
         **kwargs: see :class:`~lightning_vos.module.VOSModule`.
     """
@@ -97,6 +101,8 @@ class SiamDyn(VOSModule):
         kernel: Kernel = "dynamic",
         kernel_layers: int = 3,
         kernel_dim: int = 8,
+        average_kernels: bool = False,
+        masked_template: bool = False,
         coordinates: bool = True,
         negatives: float = 0.2,
         jitter: float = 1.0,
@@ -106,6 +112,7 @@ class SiamDyn(VOSModule):
         window: float = 0.4,
         lost_score: float = 0.1,
         lost_area: float = 100.0,
+        threshold: float = 0.5,
         state_from: Literal["mask", "box"] = "mask",
         **kwargs: Any,
     ) -> None:
@@ -123,6 +130,8 @@ class SiamDyn(VOSModule):
         for name, share in (("negatives", negatives), ("window", window), ("frozen_until", frozen_until)):
             if not 0 <= share <= 1:
                 raise ValueError(f"{name}={share}: must be from 0 to 1")
+        if not 0 < threshold < 1:
+            raise ValueError(f"threshold={threshold}: must be between 0 and 1")
         self.unit = template_size - 1
         self.search_size = search_size
         self.negatives = negatives
@@ -130,10 +139,13 @@ class SiamDyn(VOSModule):
         self.starts_pretrained = norm == "frozen_batch"
         self.frozen_until = frozen_until if self.starts_pretrained else 0.0
         self.pretrained_lr = pretrained_lr if self.starts_pretrained else 1.0
+        self.average_kernels = average_kernels
+        self.masked_template = masked_template
         self.penalty = penalty
         self.window = window
         self.lost_score = lost_score
         self.lost_area = lost_area
+        self.threshold = threshold
         self.state_from = state_from
 
         self.head = DynamicHead(mask_channels, kernel_dim, kernel_layers, coordinates, self.unit // 2)
@@ -179,6 +191,9 @@ class SiamDyn(VOSModule):
         prediction = self.network(windows, templates.where.flatten(0, 1), templates.what.flatten(0, 1))
         previous = target.size * (self.unit / target.side).unsqueeze(-1)
         choice = choose(prediction, previous, self.penalty, self.window)
+        if self.average_kernels:
+            theta = F.avg_pool2d(prediction.theta, 3, stride=1, padding=1, count_include_pad=False)
+            prediction = prediction._replace(theta=theta)
         logits = self.decode(prediction, choice.cell.unsqueeze(1), 4).squeeze(1)
         return Query(image, torch.sigmoid(in_full(logits)), choice)
 
@@ -187,7 +202,8 @@ class SiamDyn(VOSModule):
         objects = len(self.templates)
         windows = query.windows.unflatten(0, (-1, objects))
         pasted = paste(windows, self.templates.target, self.unit, _size(query.image))
-        logits = torch.logit(pasted.clamp(EPSILON, 1 - EPSILON))
+        # Shifted so that the threshold is where the merged object and the background are equal.
+        logits = torch.logit(pasted.clamp(EPSILON, 1 - EPSILON)) - math.log(self.threshold / (1 - self.threshold))
         # Objects given on this very frame have no template yet; the given mask goes over whatever stands here.
         return F.pad(logits, (0, 0, 0, 0, 0, len(self.tracks.births) - objects))
 
@@ -215,14 +231,14 @@ class SiamDyn(VOSModule):
             return
         place, seen = target_of(given > 0.5)
         place = Target(*(state.to(in_full(query.image).dtype) for state in place)).clamped(_size(query.image))
-        windows = self._as_input(crop_frames(query.image, place, self.unit, self.unit + 1))
-        where, what = (kernel.unflatten(0, seen.shape) for kernel in self.network.templates(windows))
+        windows = crop_templates(query.image, given, place, self.unit, self.masked_template)
+        where, what = (kernel.unflatten(0, seen.shape) for kernel in self.network.templates(self._as_input(windows)))
         new = torch.tensor([birth == self.tracks.t for birth in self.tracks.births], device=given.device)
         templates.grow(where, what, place, new)
         templates.target = place.where(seen, templates.target)  # also where an older object is corrected
 
     def merge(self, probs: Tensor) -> Tensor:
-        """Background is what no object claims with more than a half."""
+        """Background is what no object claims."""
         return merge_by_maximum(probs)
 
     def decode(self, prediction: Prediction, cells: Tensor, factor: int) -> Tensor:
@@ -259,7 +275,15 @@ class SiamDyn(VOSModule):
         turn = torch.arange(draws.shape[1], device=frames.device) + self.steps_done
         objects = turn % batch.num_objects.unsqueeze(1) + 1
         pairs = make_pairs(
-            frames, batch.masks, objects, draws, self.unit, self.search_size, self.negatives, self.jitter
+            frames,
+            batch.masks,
+            objects,
+            draws,
+            self.unit,
+            self.search_size,
+            self.negatives,
+            self.jitter,
+            self.masked_template,
         )
         where, what = self.network.templates(self._as_input(pairs.templates))
         prediction = self.network(self._as_input(pairs.searches), where[pairs.source], what[pairs.source])

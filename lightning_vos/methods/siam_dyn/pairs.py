@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_vos.functional import in_full
-from lightning_vos.methods.siam_dyn.crop import Target, crop_frames, crop_masks, target_of, to_window
+from lightning_vos.methods.siam_dyn.crop import Target, crop_frames, crop_masks, crop_templates, target_of, to_window
 from lightning_vos.methods.siam_dyn.network import FIRST, STRIDE
 from lightning_vos.methods.siam_dyn.targets import CellTargets, cell_targets, centre_of_mass
 
@@ -52,6 +52,7 @@ def make_pairs(
     search_size: int,
     negatives: float,
     jitter: float,
+    masked: bool = False,
 ) -> Pairs:
     """One pair for each frame after the first; of a single picture with itself.
 
@@ -67,6 +68,7 @@ def make_pairs(
         search_size: side of a search window.
         negatives: share of the pairs that get the template of another clip, or of another object of the only clip.
         jitter: factor of both jitters.
+        masked: see :func:`~lightning_vos.methods.siam_dyn.crop.crop_templates`.
     """
     later = slice(1, None) if labels.shape[1] > 1 else slice(0, 1)
     frames = in_full(frames)
@@ -90,7 +92,7 @@ def make_pairs(
     masses = to_window(centre_of_mass(search_masks.flatten(0, 1)).to(frames.dtype), search, unit, search_size)
     one_each = Target(*(x.unsqueeze(1) for x in search))
     return Pairs(
-        crop_frames(frames[:, 0], template, unit, unit + 1),
+        crop_templates(frames[:, 0], template_masks, template, unit, masked),
         crop_frames(frames[:, later].flatten(0, 1), one_each, unit, search_size),
         source,
         crop_masks(search_masks.flatten(0, 1).to(frames.dtype), one_each, unit, search_size, 2).squeeze(1),

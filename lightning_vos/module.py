@@ -297,6 +297,17 @@ class VOSModule(LightningModule):
         """Optimiser steps of the run so far; 0 outside a trainer. Draws are functions of it, so that they resume."""
         return self._trainer.global_step if self._trainer is not None else 0
 
+    def places(self, size: int, batch_idx: int) -> range:
+        """Places in the global batch of the step of the ``size`` samples of this pass on this device.
+
+        What is drawn for a sample goes by its place, so that it is the same however the batch is split.
+        """
+        if self._trainer is None:
+            return range(size)
+        turn = batch_idx % self._trainer.accumulate_grad_batches
+        first = (turn * self._trainer.world_size + self._trainer.global_rank) * size
+        return range(first, first + size)
+
     @property
     def progress(self) -> float:
         """Share of the run's optimiser steps that are done, in [0, 1]; 0 outside a trainer."""

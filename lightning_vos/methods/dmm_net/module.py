@@ -258,8 +258,8 @@ class DMMNet(VOSModule):
             return super().training_step(batch, batch_idx)
         frames = pad_to_stride(batch.frames.flatten(0, 1), self.stride)[0]
         labels = pad_to_stride(batch.masks.flatten(0, 1), self.stride)[0]
-        step, rank = self.steps_done, (self._trainer.global_rank if self._trainer is not None else 0)
-        seeds = [hash((torch.initial_seed(), step, rank * len(frames) + i)) % 2**62 for i in range(len(frames))]
+        places = self.places(len(frames), batch_idx)
+        seeds = [hash((torch.initial_seed(), self.steps_done, place)) % 2**62 for place in places]
         losses = self.detector.losses(self.normalize(frames), labels, seeds)
         return self.log_losses(losses, len(frames))
 

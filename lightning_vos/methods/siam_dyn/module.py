@@ -270,7 +270,7 @@ class SiamDyn(VOSModule):
         size, length = batch.frames.shape[:2]
         frames = self.normalize(batch.frames.flatten(0, 1)).unflatten(0, (size, length))
         draws = draw(
-            torch.initial_seed(), self.steps_done, self._places(size, batch_idx), max(1, length - 1), frames.device
+            torch.initial_seed(), self.steps_done, self.places(size, batch_idx), max(1, length - 1), frames.device
         )
         turn = torch.arange(draws.shape[1], device=frames.device) + self.steps_done
         objects = turn % batch.num_objects.unsqueeze(1) + 1
@@ -304,14 +304,6 @@ class SiamDyn(VOSModule):
             )
         }
         return self.log_losses(losses, size)
-
-    def _places(self, size: int, batch_idx: int) -> range:
-        """Places of this device's clips in the global batch of the step."""
-        if self._trainer is None:
-            return range(size)
-        turn = batch_idx % self._trainer.accumulate_grad_batches
-        first = (turn * self._trainer.world_size + self._trainer.global_rank) * size
-        return range(first, first + size)
 
 
 def _size(image: Tensor) -> tuple[int, int]:

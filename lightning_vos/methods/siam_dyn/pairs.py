@@ -66,7 +66,8 @@ def make_pairs(
         draws: ``(B, P, 7)``, see :func:`draw`.
         unit: crop pixels that a target's side maps to; a template window is one larger.
         search_size: side of a search window.
-        negatives: share of the pairs that get the template of another clip, or of another object of the only clip.
+        negatives: share of the pairs that get the template of the neighbouring clip; in the last one of an odd number
+            that of another of its objects.
         jitter: factor of both jitters.
         masked: see :func:`~lightning_vos.methods.siam_dyn.crop.crop_templates`.
     """
@@ -79,11 +80,13 @@ def make_pairs(
     found, seen = target_of(search_masks)
     found = _in(frames.dtype, found).where(seen, first)
 
-    alone = len(frames) == 1
-    other = objects.roll(1, dims=1) != objects if alone else torch.ones_like(seen)
-    negative = (draws[..., 0] < negatives) & other
     own = torch.arange(seen.numel(), device=seen.device).view_as(seen)
-    source = own.roll(1, dims=1 if alone else 0).where(negative, own).flatten()
+    # Neighbours swap templates: who is whose does not change when the batch is split into even shares.
+    swapped = torch.arange(len(frames), device=seen.device) ^ 1
+    paired = (swapped < len(frames)).unsqueeze(1)
+    theirs = own[swapped.clamp(max=len(frames) - 1)].where(paired, own.roll(1, dims=1))
+    negative = (draws[..., 0] < negatives) & (paired | (objects.roll(1, dims=1) != objects))
+    source = theirs.where(negative, own).flatten()
 
     template = _jittered(first, draws[..., 1:4], unit, TEMPLATE_JITTER, jitter)
     search = Target(*(x.flatten(0, 1) for x in _jittered(found, draws[..., 4:7], unit, SEARCH_JITTER, jitter)))

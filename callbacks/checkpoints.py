@@ -1,17 +1,32 @@
-"""What is saved of a run: the newest state for resuming and the best by J&F."""
+"""What is saved of a run: the newest state for resuming and the best by J&F; and how a run is stopped."""
 
 from __future__ import annotations
 
+import signal
+import threading
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+
+from lightning_vos.types import FrameCallback, Video
+
+STOPPED = 75  # exit status of a run that was asked to stop: EX_TEMPFAIL, try again
 
 
-class LastCheckpoint(ModelCheckpoint):
-    """``last.ckpt``: the state after every ``every_n_train_steps`` steps and after the last one.
+class LastCheckpoint(ModelCheckpoint, FrameCallback):
+    """``last.ckpt``: the state after every ``every_n_train_steps`` steps, before a validation and after the last step.
 
     ``fit --ckpt_path=last`` continues from it. The file is replaced atomically.
+
+    SIGUSR1 and SIGTERM ask a run to stop. As soon as one rank has got one, all save their state after the step in work
+    (within a validation it has been saved before) and exit with status 75, which tells the batch script to queue the
+    job again. Lightning's own handlers save from within the signal, amid a step and maybe amid a collective operation,
+    so these go over them for the time of the training.
 
     Args:
         dirpath: folder of the run's checkpoints. It must be known before the run starts, to find the one to continue.
@@ -22,11 +37,57 @@ class LastCheckpoint(ModelCheckpoint):
         super().__init__(
             dirpath, filename="last", every_n_train_steps=every_n_train_steps, enable_version_counter=False
         )
+        self._signal: signal.Signals | None = None
+        self._steps = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Listen for signals; the trainer puts back what was there when it ends."""
+        super().on_train_start(trainer, pl_module)
+        self._signal, self._steps = None, trainer.global_step
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGUSR1, signal.SIGTERM):
+                signal.signal(number, self._note)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save when it is time; stop when asked to."""
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        if trainer.global_step == self._steps:  # amid the passes of a step
+            return
+        self._steps = trainer.global_step
+        stop = trainer.strategy.reduce_boolean_decision(self._signal is not None, all=False)
+        if stop or (trainer.val_check_batch and (batch_idx + 1) % trainer.val_check_batch == 0):
+            self._save_now(trainer)
+        if stop:
+            self._leave(trainer)
+
+    def on_frame_end(
+        self, trainer: Trainer, pl_module: LightningModule, video: Video, t: int, frame: Tensor, labels: Tensor
+    ) -> None:
+        """Leave a validation amid training: its state is saved, and a video may be long."""
+        if self._signal is not None:
+            self._leave(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The number of steps need not be a multiple of the interval."""
+        self._save_now(trainer)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._signal = signal.Signals(number)
+
+    def _save_now(self, trainer: Trainer) -> None:
         if self._last_global_step_saved != trainer.global_step:
             trainer.save_checkpoint(Path(self.dirpath or "") / "last.ckpt", weights_only=False)
+            self._last_global_step_saved = trainer.global_step
+
+    def _leave(self, trainer: Trainer) -> None:
+        reason = self._signal.name if self._signal is not None else "another rank"
+        rank_zero_info(
+            f"stopped by {reason} after step {trainer.global_step} of {trainer.max_steps}; the same command continues"
+        )
+        # A launcher that sees another rank fail would kill this one while it still has to close its logs.
+        raise SystemExit(STOPPED if trainer.is_global_zero else 0)
 
 
 class BestCheckpoint(ModelCheckpoint):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,9 +35,12 @@ class ClipLoader(DataLoader[Clip]):
         """Nothing to restore."""
 
 
-def _one_thread(worker: int) -> None:
+def _start_worker(worker: int) -> None:
     # Workers are the parallelism; OpenCV would start as many threads as there are cores in each of them.
     cv2.setNumThreads(0)
+    # Slurm sends them to every process of a job: it is the training process that decides when to stop.
+    for number in (signal.SIGUSR1, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 class VOSDataModule(LightningDataModule):
@@ -192,7 +196,7 @@ class VOSDataModule(LightningDataModule):
             collate_fn=ClipBatch.collate,
             pin_memory=trainer.strategy.root_device.type == "cuda",
             drop_last=True,
-            worker_init_fn=_one_thread,
+            worker_init_fn=_start_worker,
             persistent_workers=self.num_workers > 0,
             # Loaders draw a seed for their workers; from a generator of its own it leaves the global one alone.
             generator=torch.Generator(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import sys
 import warnings
 from argparse import ArgumentError
@@ -16,6 +17,8 @@ import yaml
 from lightning import LightningDataModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from lightning_vos.checkpoint import check_method, read_checkpoint
@@ -70,13 +73,30 @@ class VOSCLI(LightningCLI):
                 cause = cause.__cause__
             raise cause from cause.__cause__
 
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run; when this rank fails, the others must not wait for it."""
+        try:
+            super()._run_subcommand(subcommand)
+        except BaseException as error:
+            launcher = self.trainer.strategy.launcher
+            if isinstance(launcher, _SubprocessScriptLauncher):
+                launcher.kill(signal.SIGKILL)
+            if isinstance(error, Exception) and self.trainer.world_size > 1:
+                sys.stderr.write(f"rank {self.trainer.global_rank} failed: {type(error).__name__}: {error}\n")
+            raise
+
     def after_instantiate_classes(self) -> None:
-        """Refuse a checkpoint that does not fit the model, before data is looked at and anything is written.
+        """Refuse what cannot work, before data is looked at and anything is written.
 
         Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: it is damaged, of another method, or was trained with other settings.
+            FileNotFoundError: there is no such checkpoint.
+            ValueError: it is damaged, of another method, or was trained with other settings; or Slurm has started
+                another number of tasks than there are devices.
         """
+        check_tasks(self.trainer.num_devices, self.trainer.num_nodes)
+        if isinstance(self.trainer.val_check_interval, int):
+            # Lightning counts passes there; ours are steps, and accumulation must not change a run.
+            self.trainer.val_check_interval *= self.trainer.accumulate_grad_batches
         path = self._get(self.config, "ckpt_path")
         if path == "last":
             callbacks = [c for c in self.trainer.callbacks if isinstance(c, ModelCheckpoint)]  # type: ignore[attr-defined]
@@ -96,6 +116,28 @@ class VOSCLI(LightningCLI):
                     f"{file}: does not fit this model, it was trained with {', '.join(changed) or 'another version'}; "
                     "set the same again, or choose another RUN (trainer.default_root_dir)"
                 )
+
+
+def check_tasks(devices: int, nodes: int) -> None:
+    """Refuse a number of Slurm tasks that does not fit: each would train alone, or all would wait for one.
+
+    Args:
+        devices: of a node, as the trainer counts them.
+        nodes: likewise.
+
+    Raises:
+        ValueError: with both numbers.
+    """
+    if not SLURMEnvironment.detect():
+        return
+    tasks = int(os.environ["SLURM_NTASKS"])
+    if tasks > 1 and "SLURM_STEP_ID" not in os.environ:
+        raise ValueError(f"SLURM_NTASKS={tasks}, but this is one process: start it with srun, as make slurm does")
+    if tasks != devices * nodes:
+        raise ValueError(
+            f"SLURM_NTASKS={tasks} for trainer.devices={devices} on trainer.num_nodes={nodes}: one task a device is "
+            f"needed; ask Slurm for --nodes={nodes} --ntasks-per-node={devices}"
+        )
 
 
 def with_settings_of(args: Sequence[str]) -> list[str]:
@@ -147,6 +189,7 @@ def quieten() -> None:
         ".*there is no last checkpoint available.*",  # that is how a run begins
         ".*`isinstance.treespec, LeafSpec.`.*",
         r".*module\(s\) in eval mode at the start of training.*",  # statistics and detectors that are frozen on purpose
+        ".*`srun` command is available on your system but is not used.*",  # a login node; see check_tasks
     ):
         warnings.filterwarnings("ignore", message=message)
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):

@@ -1,13 +1,34 @@
-"""Reading checkpoints: of this project, of the right method, every entry in its place, or an error that says why."""
+"""Checkpoints: written whole or not at all, read strictly or with an error that says why."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor, nn
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its place and renames it: at every moment the old file is there, or the new one.
+
+    Lightning writes to the system's temporary folder and moves the file; from one file system to another that is a
+    copy, and who is killed amid it leaves half a checkpoint.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
+        """Write ``checkpoint``, so that the machine may be switched off at any time."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(f".{path.name}.unfinished")  # of a write that was killed, the next one goes over it
+        with unfinished.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
 
 
 def load_weights(module: nn.Module, path: str) -> None:

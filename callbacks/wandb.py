@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import netrc
 import os
+import secrets
 import socket
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
@@ -19,6 +22,9 @@ class AutoWandbLogger(WandbLogger):
     Offline when ``WANDB_MODE`` says so or, if that is not set, when no API key is known or the server does not answer
     within 3 seconds. Nothing is lost offline: the files lie in ``<save_dir>/wandb``.
 
+    A folder is one W&B run, however often it is stopped and continued: its id lies in ``<save_dir>/wandb/run_id.txt``.
+    ``WANDB_RUN_ID``, which the agent of a sweep sets, goes first.
+
     Args:
         save_dir: folder of the run.
         project: project at W&B; the environment variable ``WANDB_PROJECT`` goes first.
@@ -31,6 +37,8 @@ class AutoWandbLogger(WandbLogger):
     ) -> None:
         os.makedirs(save_dir, exist_ok=True)
         reason = offline_reason()
+        if "WANDB_RUN_ID" not in os.environ:
+            kwargs.setdefault("id", run_id(Path(save_dir)))
         super().__init__(
             save_dir=save_dir,
             project=os.environ.get("WANDB_PROJECT", project),
@@ -41,7 +49,29 @@ class AutoWandbLogger(WandbLogger):
         )
         self._wandb_init.pop("anonymous", None)  # wandb warns of it, Lightning still passes it
         if reason is not None:
-            rank_zero_info(f"W&B is offline ({reason}); upload later with: wandb sync {save_dir}/wandb/offline-run-*")
+            rank_zero_info(f"W&B is offline ({reason}); upload later with: make sync")
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Log at the optimiser step ``step``, W&B's own step too: so the parts of a continued run fit together."""
+        if step is None:
+            super().log_metrics(metrics)
+            return
+        start = f"{self._prefix}{self.LOGGER_JOIN_CHAR}" if self._prefix else ""
+        named = {f"{start}{name}": value for name, value in metrics.items()}
+        self.experiment.log({**named, "trainer/global_step": step}, step=step)
+
+
+@rank_zero_only
+def run_id(save_dir: Path) -> str:
+    """The W&B id of the run in a folder: the one that lies there, or a new one that is put there."""
+    path = save_dir / "wandb" / "run_id.txt"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_suffix(".unfinished")
+        unfinished.write_text(f"{secrets.token_hex(4)}\n")
+        os.replace(unfinished, path)
+    return path.read_text().strip()
 
 
 @rank_zero_only

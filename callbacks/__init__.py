@@ -2,6 +2,7 @@
 
 from callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from callbacks.davis_evaluation import DavisEvaluation
+from callbacks.dry_run import DryRun
 from callbacks.fps import FPSLogger, device_name
 from callbacks.lost_targets import LostTargets
 from callbacks.mask_images import MaskImages
@@ -17,6 +18,7 @@ __all__ = [
     "AutoWandbLogger",
     "BestCheckpoint",
     "DavisEvaluation",
+    "DryRun",
     "FPSLogger",
     "LastCheckpoint",
     "LostTargets",

@@ -8,10 +8,28 @@ STAGE     ?= all
 # settings on top of the method's own: experiments/<method>/<recipe>/{model,<stage>}.yaml, for each recipe in turn
 RECIPE    ?= $(if $(filter demo,$(DATA)),small demo)
 RUN       ?= $(METHOD)-$(DATA)$(if $(filter-out demo,$(DATA)),$(if $(RECIPE),-$(firstword $(RECIPE))))
-CKPT      ?= runs/$(RUN)/video/checkpoints/last.ckpt
+# where runs lie; on a cluster a folder that all nodes see
+RUNS      ?= runs
+CKPT      ?= $(RUNS)/$(RUN)/video/checkpoints/last.ckpt
 WEIGHTS   ?=
-# bfloat16 where the processor computes with it, float32 elsewhere
-PRECISION ?= $(shell if command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 || grep -qE 'avx512_bf16|amx_bf16' /proc/cpuinfo 2>/dev/null; then echo bf16-mixed; else echo 32-true; fi)
+# jobs: nodes, GPUS and processes (DEVICES) of each node, cpus of a process, limit, seconds of notice before it
+NODES     ?= 1
+GPUS      ?= 1
+DEVICES   ?= $(or $(filter-out 0,$(GPUS)),1)
+CPUS      ?= 8
+TIME      ?= 24:00:00
+PARTITION ?=
+NOTICE    ?= 300
+# a job that must end well first; further options of sbatch, such as --account=...
+AFTER     ?=
+SBATCH    ?=
+# sweeps: entity/project/id as `make sweep` prints it, number of trials, what runs one
+SWEEP     ?=
+COUNT     ?= 1
+AGENT     ?= $(BIN)/wandb agent --count 1
+# bfloat16 where the processor computes with it, float32 elsewhere; jobs: bfloat16 on GPUs
+PRECISION ?= $(if $(filter slurm agents,$(MAKECMDGOALS)),$(if $(filter-out 0,$(GPUS)),bf16-mixed,32-true),$(default_precision))
+default_precision = $(shell if command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 || grep -qE 'avx512_bf16|amx_bf16' /proc/cpuinfo 2>/dev/null; then echo bf16-mixed; else echo 32-true; fi)
 ARGS      ?=
 PYTHON    ?= python3
 
@@ -26,18 +44,25 @@ export OMP_WAIT_POLICY ?= passive
 # The one place that fixes the order of the layers: a later file goes over an earlier one.
 recipe = $(wildcard experiments/$(METHOD)/$(1)/model.yaml experiments/$(METHOD)/$(1)/$(2).yaml)
 layers = $(patsubst %,experiments/%.yaml,base $(1) data/$(DATA) $(METHOD)/model $(METHOD)/$(1)) $(foreach r,$(RECIPE),$(call recipe,$(r),$(1)))
-fit    = $(BIN)/python -m lightning_vos fit $(addprefix --config ,$(call layers,$(1))) \
-	--data.root=$(DATA_ROOT) --trainer.default_root_dir=runs/$(RUN)/$(1) --trainer.precision=$(PRECISION) --ckpt_path=last
+fit    = $(launch) fit $(addprefix --config ,$(call layers,$(1))) \
+	--data.root=$(DATA_ROOT) --trainer.default_root_dir=$(RUNS)/$(RUN)/$(1) --trainer.precision=$(PRECISION) --ckpt_path=last
+launch = $(BIN)/python -m lightning_vos
+# What a stage runs, ARGS and all.
+static_command = $(call fit,static) $(ARGS)
+video_command  = $(call fit,video) $(if $(WEIGHTS),--model.weights=$(WEIGHTS)) $(ARGS)
+eval_command   = $(launch) validate $(patsubst %,--config experiments/%.yaml,base video data/$(DATA) $(METHOD)/model) \
+	--data.root=$(DATA_ROOT) --trainer.default_root_dir=$(RUNS)/$(RUN)/eval --trainer.precision=$(PRECISION) \
+	--trainer.logger=false --ckpt_path=$(CKPT) $(ARGS)
 
 one_of = $(if $(filter-out $(2),$(or $($(1)),nothing)),$(error $(1)=$($(1)): choose from $(2)))
-ifneq ($(filter train static video eval,$(MAKECMDGOALS)),)
+ifneq ($(filter train static video eval check slurm agents command,$(MAKECMDGOALS)),)
 $(call one_of,METHOD,$(patsubst experiments/%/model.yaml,%,$(wildcard experiments/*/model.yaml)))
 $(call one_of,DATA,$(patsubst experiments/data/%.yaml,%,$(wildcard experiments/data/*.yaml)))
-$(call one_of,STAGE,static video all)
+$(call one_of,STAGE,static video all$(if $(filter slurm command,$(MAKECMDGOALS)), eval))
 $(if $(RECIPE),$(call one_of,RECIPE,$(patsubst experiments/$(METHOD)/%/,%,$(dir $(wildcard experiments/$(METHOD)/*/model.yaml)))))
 endif
 
-.PHONY: help train static video eval test lint format clean
+.PHONY: help train static video eval command check slurm sweep agents sync test lint format clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -54,22 +79,55 @@ $(VENV)/installed: requirements.txt
 train: ## train METHOD on DATA (STAGE=static|video|all); all: both stages, then eval
 ifeq ($(STAGE),all)
 	@$(MAKE) --no-print-directory static
-	@$(MAKE) --no-print-directory video WEIGHTS=runs/$(RUN)/static/checkpoints/last.ckpt
+	@$(MAKE) --no-print-directory video WEIGHTS=$(RUNS)/$(RUN)/static/checkpoints/last.ckpt
 	@$(MAKE) --no-print-directory eval
 else
 	@$(MAKE) --no-print-directory $(STAGE)
 endif
 
 static: $(VENV)/installed ## stage one only: clips made of still images
-	$(call fit,static) $(ARGS)
+	$(static_command)
 
 video: $(VENV)/installed ## stage two only: clips of videos, from WEIGHTS=<checkpoint of stage one> if given
-	$(call fit,video) $(if $(WEIGHTS),--model.weights=$(WEIGHTS)) $(ARGS)
+	$(video_command)
 
 eval: $(VENV)/installed ## score CKPT on the validation set of DATA
-	$(BIN)/python -m lightning_vos validate $(patsubst %,--config experiments/%.yaml,base video data/$(DATA) $(METHOD)/model) \
-		--data.root=$(DATA_ROOT) --trainer.default_root_dir=runs/$(RUN)/eval --trainer.precision=$(PRECISION) \
-		--trainer.logger=false --ckpt_path=$(CKPT) $(ARGS)
+	$(eval_command)
+
+command: # what STAGE would run, for scripts
+	@echo $(foreach part,$($(STAGE)_command),'$(part)')
+
+dry_run = --trainer.default_root_dir=$$folder/$(1) --trainer.logger=false --ckpt_path=null \
+	--trainer.callbacks+=callbacks.DryRun --trainer.callbacks.output=$$folder/rows.json
+
+check: $(VENV)/installed ## before hour zero: heaviest steps of each stage, one video, all labels; memory, speed, hours
+	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
+	$(if $(filter static all,$(STAGE)),$(static_command) $(call dry_run,static) --trainer.callbacks.table=$(if $(filter all,$(STAGE)),false,true)) \
+	$(if $(filter all,$(STAGE)),&&) $(if $(filter video all,$(STAGE)),$(video_command) $(call dry_run,video))
+
+submit = $(BIN)/python -m experiments.slurm.submit --nodes=$(NODES) --devices=$(DEVICES) --gpus=$(GPUS) --cpus=$(CPUS) \
+	--time=$(TIME) --partition=$(PARTITION) --notice=$(NOTICE) --options="$(SBATCH)"
+
+slurm: $(VENV)/installed ## submit a job: NODES=1 GPUS=2 TIME=24:00:00 PARTITION=gpu; STAGE=all: one for each stage, in order
+ifeq ($(STAGE),all)
+	@static=$$($(MAKE) -s slurm STAGE=static) && \
+	video=$$($(MAKE) -s slurm STAGE=video AFTER=$$static WEIGHTS=$(RUNS)/$(RUN)/static/checkpoints/last.ckpt) && \
+	$(MAKE) -s slurm STAGE=eval AFTER=$$video
+else
+	@$(submit) --folder=$(RUNS)/$(RUN)/$(STAGE) --name=$(subst /,-,$(RUN))-$(STAGE) --after=$(AFTER) -- $($(STAGE)_command)
+endif
+
+sweep: $(VENV)/installed ## register experiments/METHOD/sweep.yaml at W&B
+	$(BIN)/wandb sweep experiments/$(METHOD)/sweep.yaml
+
+agents: $(VENV)/installed ## submit an array of COUNT trials of SWEEP=entity/project/id; NODES, GPUS, ... are those of a trial
+	$(if $(SWEEP),,$(error SWEEP is empty: give entity/project/id, as make sweep prints it))
+	@$(submit) --folder=$(RUNS)/sweeps/$(notdir $(SWEEP)) --name=sweep-$(notdir $(SWEEP)) --array=$(COUNT) -- \
+		env STAGE=$(filter-out all,$(STAGE)) DATA=$(DATA) DATA_ROOT=$(DATA_ROOT) RECIPE="$(RECIPE)" WEIGHTS=$(WEIGHTS) \
+		PRECISION=$(PRECISION) RUNS=$(RUNS) ARGS='$(ARGS)' $(AGENT) $(SWEEP)
+
+sync: $(VENV)/installed ## upload what was logged offline; several parts of a run become one
+	WANDB_RESUME=allow $(BIN)/wandb sync $$(find $(RUNS) -type d -path '*/wandb/offline-run-*' -prune)
 
 test: $(VENV)/installed ## the test suite, with coverage
 	$(BIN)/python -m coverage run -m pytest

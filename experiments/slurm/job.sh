@@ -1,0 +1,16 @@
+# What every job needs; sourced by its batch file.
+
+export PYTHONUNBUFFERED=1 NO_ALBUMENTATIONS_UPDATE=1 OMP_WAIT_POLICY=passive
+export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1} # since Slurm 22.05 srun does not take this from sbatch
+
+# saved FOLDER: which state of a run lies there; another one whenever it is saved
+saved() {
+    stat --format=%i-%Y "$1/checkpoints/last.ckpt" 2>/dev/null
+}
+
+# again STATUS FOLDER BEFORE: whether a run that ended with STATUS is worth another start.
+# 75: it was asked to stop, and has saved its state. 138: asked before training began (128 + SIGUSR1).
+# Any other death of a task (out of memory, killed): only if it has saved anything since it started.
+again() {
+    [ "$1" = 75 ] || [ "$1" = 138 ] || { [ "$1" -gt 128 ] && [ "$(saved "$2")" != "$3" ]; }
+}

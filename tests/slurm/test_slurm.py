@@ -1,0 +1,190 @@
+"""On a real Slurm: chained stages, a run that is stopped or loses a rank and goes on, trials of a sweep in an array."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from cluster import PATIENCE, Cluster, cluster, missing
+from interruption import differences
+from tiny_runs import ROOT, small_model, tiny, training, write_tiny_demo
+
+pytestmark = pytest.mark.skipif(
+    bool(missing()),
+    reason=f"needs a real Slurm, {', '.join(missing())} not found: apt-get install slurm-wlm munge",
+)
+
+METHOD, STEPS, EVERY, PAUSE = "remn", 12, 3, 8
+
+
+@pytest.fixture(scope="module")
+def slurm() -> Iterator[Cluster]:
+    with cluster() as running:
+        running.environment |= {
+            "PYTHONPATH": f"{ROOT}:{ROOT}/tests:{ROOT}/tests/slurm",
+            "WANDB_MODE": "offline",
+            "NO_ALBUMENTATIONS_UPDATE": "1",
+        }
+        yield running
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_demo(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+def options(demo: Path, runs: Path) -> str:
+    """Twelve tiny steps, saved after every third; callbacks and logger are those of base.yaml."""
+    callbacks = yaml.safe_load((ROOT / "experiments/base.yaml").read_text())["trainer"]["callbacks"]
+    for callback in callbacks:
+        if callback["class_path"] == "callbacks.LastCheckpoint":
+            callback["init_args"]["every_n_train_steps"] = EVERY
+    callbacks += [{"class_path": "interruption.Interruption"}, {"class_path": "pause.Pause"}]
+    (runs / "callbacks.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": callbacks}}))
+    words = [*small_model(METHOD), *tiny(demo, runs, STEPS), *training(), f"--config={runs}/callbacks.yaml"]
+    unwanted = ("--trainer.default_root_dir", "--trainer.logger", "--trainer.precision")
+    return " ".join(word for word in words if not word.startswith(unwanted))
+
+
+def submit(slurm: Cluster, demo: Path, runs: Path, run: str, *words: str, pause: int = 0) -> list[str]:
+    """``make slurm`` with two tasks; the numbers of the jobs."""
+    variables = {
+        "METHOD": METHOD,
+        "DATA": "demo",
+        "DATA_ROOT": demo,
+        "RUNS": runs,
+        "RUN": run,
+        "GPUS": 0,
+        "DEVICES": 2,
+        "CPUS": 1,
+        "ARGS": options(demo, runs),
+    }
+    target = [] if words and words[0] in ("agents", "slurm") else ["slurm"]
+    command = ["make", "-s", *target, *words, *(f"{k}={v}" for k, v in variables.items())]
+    environment = {**slurm.environment, "VOS_TEST_PAUSE": str(pause)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return [line.split()[1].rstrip(":") for line in done.stderr.splitlines() if line.startswith("job ")]
+
+
+def last(folder: Path) -> dict[str, Any]:
+    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+def clips(folder: Path) -> list[str]:
+    return (folder / "clips.txt").read_text().splitlines()
+
+
+def output(folder: Path) -> str:
+    return "".join(path.read_text() for path in sorted(folder.glob("slurm-*.log")))
+
+
+@pytest.fixture(scope="module")
+def whole(slurm: Cluster, demo: Path, runs: Path) -> Path:
+    """All stages undisturbed, by one command."""
+    jobs = submit(slurm, demo, runs, "whole", "STAGE=all")
+    assert len(jobs) == 3
+    for stage, job in zip(("static", "video", "eval"), jobs, strict=True):
+        assert slurm.finished(job) == "COMPLETED", output(runs / "whole" / stage)
+    return runs / "whole"
+
+
+def same_end(slurm: Cluster, job: str, whole: Path, folder: Path, restarts: str, saved: int) -> None:
+    """The run has been queued again and ended as the undisturbed one, step for step, as one W&B run."""
+    assert slurm.finished(job) == "COMPLETED", output(folder)
+    assert slurm.field(job, "Restarts") == restarts
+    for part in ("state_dict", "optimizer_states", "lr_schedulers"):
+        assert differences(last(whole / "video")[part], last(folder)[part]) == []
+    expected = clips(whole / "video")
+    assert len(expected) == STEPS
+    assert clips(folder) == [*expected[:PAUSE], *expected[saved:]]
+    parts = sorted((folder / "wandb").glob("offline-run-*"))
+    assert len(parts) == int(restarts) + 1
+    assert {path.name.rpartition("-")[2] for path in parts} == {(folder / "wandb/run_id.txt").read_text().strip()}
+
+
+def test_stages_follow_each_other(whole: Path) -> None:
+    assert last(whole / "static")["global_step"] == last(whole / "video")["global_step"] == STEPS
+    script = (whole / "video" / "job.sbatch").read_text()
+    for line in ("ntasks-per-node=2", "signal=USR1@300", "requeue", "open-mode=append", "dependency=afterok:"):
+        assert f"#SBATCH --{line}" in script
+    assert f"--model.weights={whole}/static/checkpoints/last.ckpt" in script
+    results = "results/global_results-val.csv"
+    assert (whole / "eval" / results).read_text() == (whole / "video" / results).read_text()
+
+
+@pytest.mark.parametrize("by", ["scancel --signal", "time limit"])
+def test_a_run_that_is_asked_to_stop_goes_on(by: str, slurm: Cluster, demo: Path, runs: Path, whole: Path) -> None:
+    folder = runs / by[0] / "video"
+    # Slurm looks at limits every half minute or so, so a notice comes up to a minute too early.
+    limit = [] if by.startswith("scancel") else [f"TIME={math.ceil(PATIENCE / 150)}", "NOTICE=10"]
+    weights = f"WEIGHTS={whole}/static/checkpoints/last.ckpt"
+    (job,) = submit(slurm, demo, runs, by[0], "STAGE=video", weights, *limit, pause=PAUSE)
+    slurm.until((folder / "paused-1").exists, f"step {PAUSE}")
+    if by.startswith("scancel"):
+        slurm.call("scancel", "--signal=USR1", job)
+    slurm.until(lambda: "stopped by SIGUSR1" in output(folder), "the state to be saved")
+    same_end(slurm, job, whole, folder, "1", saved=PAUSE)
+
+
+def test_a_run_that_loses_a_rank_goes_on(slurm: Cluster, demo: Path, runs: Path, whole: Path) -> None:
+    folder = runs / "killed" / "video"
+    weights = f"WEIGHTS={whole}/static/checkpoints/last.ckpt"
+    (job,) = submit(slurm, demo, runs, "killed", "STAGE=video", weights, pause=PAUSE)
+    slurm.until((folder / "paused-1").exists, f"step {PAUSE}")
+    slurm.until((folder / "paused-0").exists, f"step {PAUSE}")
+    os.kill(int((folder / "paused-1").read_text()), signal.SIGKILL)
+    slurm.until(lambda: "exit status 137: queued again" in output(folder), "the job to end")
+    same_end(slurm, job, whole, folder, "1", saved=PAUSE // EVERY * EVERY)
+
+
+def test_an_array_of_trials(slurm: Cluster, demo: Path, runs: Path, whole: Path) -> None:
+    """Two trials with learning rates of their own; the second is stopped, and goes on with the same one."""
+    rates = [1e-3, 1e-4]
+    sweep = {
+        "command": yaml.safe_load((ROOT / f"experiments/{METHOD}/sweep.yaml").read_text())["command"],
+        "parameters": {"model.lr": {"values": rates}},
+    }
+    (runs / "sweep.yaml").write_text(yaml.safe_dump(sweep))
+    agent = f"AGENT={ROOT}/.venv/bin/python tests/slurm/agent.py {runs}/sweep.yaml"
+    weights = f"WEIGHTS={whole}/static/checkpoints/last.ckpt"
+    words = ["agents", "SWEEP=me/mine/tiny", "COUNT=2", agent, weights]
+    (array,) = submit(slurm, demo, runs, "unused", *words, pause=PAUSE)
+    trials = [runs / f"sweeps/tiny/trial{number}/video" for number in (1, 2)]
+    for number, trial in enumerate(trials, 1):
+        slurm.until((trial / "paused-1").exists, f"step {PAUSE} of trial {number}")
+        slurm.call("scancel", "--signal=USR1", f"{array}_{number}")
+    for number, (trial, rate) in enumerate(zip(trials, rates, strict=True), 1):
+        assert slurm.finished(f"{array}_{number}") == "COMPLETED", output(runs / "sweeps/tiny")
+        assert slurm.field(f"{array}_{number}", "Restarts") == "1"
+        assert last(trial)["global_step"] == STEPS
+        assert last(trial)["hyper_parameters"]["lr"] == rate
+        steps = [int(line.split()[0]) for line in clips(trial)]
+        assert steps == list(range(1, STEPS + 1))
+        parts = list((trial / "wandb").glob("offline-run-*"))
+        assert {path.name.rpartition("-")[2] for path in parts} == {f"trial{number}"}
+    assert not list((runs / "sweeps/tiny").glob("trial-*.sh"))
+
+
+def test_a_wrong_number_of_tasks_is_refused(slurm: Cluster, demo: Path, runs: Path) -> None:
+    folder = runs / "wrong"
+    folder.mkdir()
+    words = ["slurm", "STAGE=video", f"RUNS={runs}", "RUN=wrong", "GPUS=0", "DEVICES=2", "ARGS=--trainer.devices=1"]
+    command = ["make", "-s", *words]
+    done = subprocess.run(command, cwd=ROOT, env=slurm.environment, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "error: --trainer.devices=1, but Slurm is asked for 2: set GPUS and NODES" in done.stderr
+    assert not list(folder.rglob("*"))

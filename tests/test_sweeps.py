@@ -1,0 +1,52 @@
+"""What W&B's agents would start for the sweeps in experiments/ is what our command line understands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tiny_runs import METHODS, ROOT, commands
+from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
+
+from lightning_vos.__main__ import main
+
+
+def sweep(method: str) -> dict[str, Any]:
+    return yaml.safe_load((ROOT / "experiments" / method / "sweep.yaml").read_text())
+
+
+def drawn(parameters: dict[str, Any]) -> list[dict[str, Any]]:
+    """Trials in which every value that is named comes up: each of a list, both ends of a range."""
+    choices = {name: p.get("values", [p.get("min"), p.get("max")]) for name, p in parameters.items()}
+    return [
+        {name: values[min(turn, len(values) - 1)] for name, values in choices.items()}
+        for turn in range(max(map(len, choices.values())))
+    ]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_value_of_every_parameter_arrives(
+    method: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("sys.argv", ["lightning_vos"])
+    (command,) = commands("video", f"METHOD={method}", "DATA=davis17")
+    for trial in drawn(sweep(method)["parameters"]):
+        rendered = create_sweep_command_args({"args": {name: {"value": value} for name, value in trial.items()}})
+        with pytest.raises(SystemExit) as stopped:
+            main([*command, *rendered["args"], "--print_config"])
+        assert stopped.value.code == 0
+        settings = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]
+        assert {name: settings[name.removeprefix("model.")] for name in trial} == trial
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_command_of_a_sweep(method: str) -> None:
+    config = sweep(method)
+    shell, script, name, arguments = create_sweep_command(config["command"])
+    assert (shell, name, arguments) == ("bash", method, "${args}")
+    assert (ROOT / script).is_file()
+    assert config["metric"] == {"name": "val/J&F", "goal": "maximize"}
+    assert Path(ROOT / "experiments" / name / "model.yaml").is_file()

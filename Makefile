@@ -130,8 +130,7 @@ sync: $(VENV)/installed ## upload what was logged offline; several parts of a ru
 	WANDB_RESUME=allow $(BIN)/wandb sync $$(find $(RUNS) -type d -path '*/wandb/offline-run-*' -prune)
 
 test: $(VENV)/installed ## the test suite, with coverage
-	$(BIN)/python -m coverage run -m pytest
-	$(BIN)/python -m coverage report
+	$(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadgroup --cov --cov-report=term
 
 lint: $(VENV)/installed ## ruff and mypy
 	$(BIN)/ruff check .

@@ -71,6 +71,16 @@ SMALL: dict[str, dict[str, Any]] = {
 METHODS = [name for name in lightning_vos.__all__ if name != "VOSModule"]
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of a module share what it has trained, so they run in one process; those of two methods share nothing."""
+    for item in items:
+        values = item.callspec.params.values() if hasattr(item, "callspec") else ()
+        named = {str(value).replace("_", "").lower() for value in values}
+        method = next((name for name in METHODS if name.lower() in named), "")
+        item.add_marker(pytest.mark.xdist_group(f"{item.path.stem} {method}"))
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     # The tensors here are tiny: threads would only wait for each other.

@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
-from conftest import small, squares
+from conftest import SMALL, small, squares
 from torch import Tensor, nn
 from torchvision.models.detection import maskrcnn_resnet50_fpn
 from torchvision.models.detection.roi_heads import paste_masks_in_image
@@ -362,6 +362,18 @@ def test_losses_count_every_frame_of_the_clip(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(DMMNet, "auxiliary_losses", spy)
     trained(small("DMMNet", matched_weight=0.5), frames, labels, 2)
     assert seen == [3]
+
+
+def test_the_decoder_starts_without_a_correction() -> None:
+    frames, labels = squares(1, 2, 2, size=SIZE)
+    out = []
+    for refinement in (True, False):
+        torch.manual_seed(0)
+        model = DMMNet(**{**SMALL["DMMNet"], "residual": True, "refinement": refinement}).eval()
+        with model.sequence():
+            model.step(frames[:, 0], one_hot(labels[:, 0], 2))
+            out.append(model.step(frames[:, 1]).argmax(dim=1))
+    assert torch.equal(*out)
 
 
 def test_cross_entropy_of_the_result_is_an_option() -> None:

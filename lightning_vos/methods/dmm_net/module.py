@@ -218,6 +218,9 @@ class DMMNet(VOSModule):
         )
         self.encoder = Encoder(trunk, norm, backbone_weights, dim, matching_dim)
         self.decoder = Decoder(dim, across_objects)
+        if residual:  # no correction until one is learned
+            nn.init.zeros_(self.decoder.predict.weight)
+            nn.init.zeros_(self.decoder.predict.get_parameter("bias"))
         self.templates = Templates()
         self.train()  # Lightning calls it only after a validation
         self.detector.requires_grad_(trains == "proposals")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import math
 import os
-from collections.abc import Iterable, Sequence
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +36,10 @@ class DavisEvaluation(FrameCallback):
     ``baseline``, ``J&F_copied_first_mask``. Nothing is logged when no frame had ground truth.
 
     Written by rank zero to ``<output_dir>/results`` in the layout of davis2017-evaluation, with more digits:
-    ``global_results-val.csv`` and ``per-sequence_results-val.csv`` (in a test ``-test.csv``). Files of an earlier
-    evaluation are removed when one starts, so what lies there is never older than the last one that finished.
+    ``global_results-val.csv`` and ``per-sequence_results-val.csv`` (in a test ``-test.csv``). Beside them every rank
+    writes ``per-frame_results-val/<video>.csv`` of its own videos: J and F of every object on every scored frame. Files
+    of an earlier evaluation are removed when one starts, so what lies there is never older than the last one that
+    finished.
 
     The evaluation set must offer ``len()``, ``names`` (of the videos), ``object_ids`` (a tuple of ids per video) and
     ``max_objects``.
@@ -65,7 +69,7 @@ class DavisEvaluation(FrameCallback):
         """Start with empty metrics on the model's device and without old results."""
         if trainer.sanity_checking:
             return
-        dataset = _evaluation_set(trainer)
+        dataset = evaluation_set(trainer)
         self._metric = JAndF(len(dataset), max(1, dataset.max_objects)).to(pl_module.device)
         self._baseline_metric = self._video = None
         if self.baseline and _baseline_key(trainer) not in self._baselines:
@@ -73,6 +77,8 @@ class DavisEvaluation(FrameCallback):
         if trainer.is_global_zero:
             for path in self._csv_paths(trainer):
                 path.unlink(missing_ok=True)
+            shutil.rmtree(self._frames_folder(trainer), ignore_errors=True)
+        trainer.strategy.barrier()  # or a fast rank's first video would be removed
 
     def on_frame_end(
         self, trainer: Trainer, pl_module: LightningModule, video: Video, t: int, frame: Tensor, labels: Tensor
@@ -82,9 +88,9 @@ class DavisEvaluation(FrameCallback):
             return
         if self.save_masks:
             path = self._folder(trainer) / "masks" / video.name / f"{video.frame_names[t]}.png"
-            save_palette_png(path, _labels_to_save(video, t, labels))
+            save_palette_png(path, labels_to_save(video, t, labels))
         if t == 0:  # also drops what an interrupted video has left
-            names = _evaluation_set(trainer).names
+            names = evaluation_set(trainer).names
             if video.index >= len(names) or names[video.index] != video.name:
                 raise ValueError(f"{video}: is not number {video.index} of the evaluation set; check its Video.index")
             self._video = _VideoScores(video, self._baseline_metric is not None)
@@ -93,6 +99,9 @@ class DavisEvaluation(FrameCallback):
         self._video.add(t, labels)
         if t == len(video) - 1:
             self._video.finish(self._metric, self._baseline_metric)
+            if self._video.times:
+                path = self._frames_folder(trainer) / f"{video.name}.csv"
+                _write_csv(path, ("Number", "Frame", "Object", "J", "F"), self._video.rows())
             self._video = None
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -114,7 +123,7 @@ class DavisEvaluation(FrameCallback):
             if trainer.is_global_zero:
                 self._write(trainer, total, objects)
                 if self.table:
-                    Console().print(_table(_evaluation_set(trainer), stage, total, objects, baseline))
+                    Console().print(_table(evaluation_set(trainer), stage, total, objects, baseline))
         self._metric = self._baseline_metric = self._video = None
 
     on_test_epoch_start = on_validation_epoch_start
@@ -127,11 +136,14 @@ class DavisEvaluation(FrameCallback):
         folder, stage = self._folder(trainer) / "results", _stage(trainer)
         return folder / f"global_results-{stage}.csv", folder / f"per-sequence_results-{stage}.csv"
 
+    def _frames_folder(self, trainer: Trainer) -> Path:
+        return self._folder(trainer) / "results" / f"per-frame_results-{_stage(trainer)}"
+
     def _write(self, trainer: Trainer, total: dict[str, Tensor], objects: list[ObjectScores]) -> None:
         global_path, sequence_path = self._csv_paths(trainer)
         columns = ("J&F-Mean", "J-Mean", "J-Recall", "J-Decay", "F-Mean", "F-Recall", "F-Decay")
         _write_csv(global_path, columns, [[f"{float(value):.6f}" for value in total.values()]])
-        dataset = _evaluation_set(trainer)
+        dataset = evaluation_set(trainer)
         rows = [
             (
                 f"{dataset.names[o.video]}_{dataset.object_ids[o.video][o.object - 1]}",
@@ -154,6 +166,7 @@ class _VideoScores:
     def __init__(self, video: Video, baseline: bool) -> None:
         self.video = video
         self.copied = torch.zeros(video.size, dtype=torch.uint8) if baseline else None
+        self.times: list[int] = []  # of the scored frames
         self.values: list[Tensor] = []  # (2, K) each: J, F
         self.copied_values: list[Tensor] = []
         self.starts = torch.zeros(len(video.object_ids), dtype=torch.int64)
@@ -180,6 +193,7 @@ class _VideoScores:
                 f"but there are {len(video.object_ids)} objects; check the annotation and the prompts"
             )
         target = target.to(labels.device)
+        self.times.append(t)
         self.values.append(self._score(t, labels, target))
         if self.copied is not None:
             self.copied_values.append(self._score(t, self.copied.to(labels.device), target))
@@ -192,6 +206,13 @@ class _VideoScores:
         if baseline_metric is not None:
             baseline_metric.update(self.video.index, *torch.stack(self.copied_values, 1))
 
+    def rows(self) -> Iterator[tuple[str, ...]]:
+        """Frame number (0-based), name of the frame, id, J and F of every object on every frame that was scored."""
+        for t, values in zip(self.times, self.values, strict=True):
+            for id_, (j, f) in zip(self.video.object_ids, values.T.tolist(), strict=True):
+                if not math.isnan(j):
+                    yield str(t), self.video.frame_names[t], str(id_), f"{j:.6f}", f"{f:.6f}"
+
     def _score(self, t: int, labels: Tensor, target: Tensor) -> Tensor:
         """``(2, K)`` float64: J and F of every object, NaN for those that have not started before ``t``."""
         ids = torch.arange(1, len(self.video.object_ids) + 1, device=labels.device)[:, None, None]
@@ -200,7 +221,7 @@ class _VideoScores:
         return scores.masked_fill((self.starts >= t).to(labels.device), torch.nan)
 
 
-def _labels_to_save(video: Video, t: int, labels: Tensor) -> Tensor:
+def labels_to_save(video: Video, t: int, labels: Tensor) -> Tensor:
     """``(H, W)`` uint8 ids of the data set. Of an object given on this frame the prompt is saved, not its echo."""
     if t in video.prompts:
         prompt = video.prompts[t].to(labels.device)
@@ -220,7 +241,7 @@ def _stage(trainer: Trainer) -> str:
     return "test" if trainer.testing else "val"
 
 
-def _evaluation_set(trainer: Trainer) -> Any:
+def evaluation_set(trainer: Trainer) -> Any:
     """The data set of the loop that is running."""
     loaders: Any = trainer.test_dataloaders if trainer.testing else trainer.val_dataloaders
     if isinstance(loaders, Sequence):
@@ -236,7 +257,7 @@ def _evaluation_set(trainer: Trainer) -> Any:
 
 def _baseline_key(trainer: Trainer) -> tuple[Any, ...]:
     """What the baseline depends on, and nothing that differs between ranks (or some would wait for the others)."""
-    dataset = _evaluation_set(trainer)
+    dataset = evaluation_set(trainer)
     limit = trainer.limit_test_batches if trainer.testing else trainer.limit_val_batches
     return _stage(trainer), tuple(dataset.names), tuple(dataset.object_ids), limit
 

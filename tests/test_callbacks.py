@@ -192,6 +192,16 @@ def test_davis_evaluation_numbers(kind: str, tmp_path: Path) -> None:
     assert [row[0] for row in rows] == list(scores)
     for name, j, f in rows:
         assert (float(j), float(f)) == pytest.approx((scores[name][0], scores[name][3]), abs=1e-6)
+    frames: dict[str, list[list[str]]] = {name: [] for name in scores}
+    for path in (tmp_path / "results" / "per-frame_results-val").iterdir():
+        header, *rows = _rows(path)
+        assert header == ["Number", "Frame", "Object", "J", "F"]
+        for row in rows:
+            frames[f"{path.stem}_{row[2]}"].append(row)
+    for name, rows in frames.items():
+        assert [f"{int(row[0]):05d}" for row in rows] == [row[1] for row in rows] == sorted(row[1] for row in rows)
+        assert np.mean([float(row[3]) for row in rows]) == pytest.approx(scores[name][0], abs=1e-6)
+        assert np.mean([float(row[4]) for row in rows]) == pytest.approx(scores[name][3], abs=1e-6)
     assert not list(tmp_path.rglob(".*.csv.*"))
 
 
@@ -497,6 +507,9 @@ def test_two_processes(tmp_path: Path) -> None:
         written = (tmp_path / "two" / "results" / name).read_text()
         assert written == (tmp_path / "one" / "results" / name).read_text()
         assert len(written.splitlines()) > 1
+    for name in videos.names:
+        path = Path("results", "per-frame_results-val", f"{name}.csv")
+        assert (tmp_path / "two" / path).read_text() == (tmp_path / "one" / path).read_text()
     ranks = [torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2)]
     assert ranks[0] == ranks[1]
     assert {name: ranks[0][name] for name in one.callback_metrics} == {

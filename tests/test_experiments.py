@@ -124,6 +124,7 @@ def test_training_leaves_everything_behind(runs: Runs, stage: str) -> None:
     assert {path.name for path in (folder / "results").iterdir()} == {
         "global_results-val.csv",
         "per-sequence_results-val.csv",
+        "per-frame_results-val",
     }
     pictures = sorted((folder / "pictures").glob("*.png"))
     assert [path.stem for path in pictures] == sorted(cli.datamodule.val_set.names)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -133,12 +134,25 @@ class SequenceSet:
             FileNotFoundError: no data in any of the places tried; a list, folder or frame is missing.
             ValueError: frames and masks do not fit together, or the split is empty.
         """
+        return [read() for read in self.readers(root, dense).values()]
+
+    def readers(self, root: Path, dense: bool = False) -> dict[str, Callable[[], VideoFiles]]:
+        """The names of the sequences, and how to find the files of each: what is wrong with one is raised there.
+
+        Args:
+            root: the data module's root.
+            dense: see :meth:`videos`.
+
+        Raises:
+            FileNotFoundError: no data in any of the places tried, or the list is missing.
+            ValueError: the split is empty.
+        """
         found = self._davis(root / self.root, dense) if self.layout == "davis" else self._youtube(root / self.root)
         if not found:
             raise ValueError(f"{root / self.root}: split {self.split!r} is empty; check its list or folder")
         return found
 
-    def _davis(self, root: Path, dense: bool) -> list[VideoFiles]:
+    def _davis(self, root: Path, dense: bool) -> dict[str, Callable[[], VideoFiles]]:
         tried = list(dict.fromkeys(root / base.format(year=self.year) for base in DAVIS_BASES))
         bases = [base for base in tried if (base / "JPEGImages" / self.resolution).is_dir()]
         if not bases:
@@ -151,23 +165,22 @@ class SequenceSet:
                 f"{bases[0] / entry}: no such list; lists for year {self.year}: {', '.join(there) or 'none'}; "
                 "correct split or year"
             )
-        found = []
-        for name in (base / entry).read_text(encoding="utf-8").split():
-            frames = _frames(base / "JPEGImages" / self.resolution / name)
-            annotations = base / "Annotations" / self.resolution / name
-            masks = _masks(annotations, frames)
-            if 0 not in masks or (len(masks) != len(frames) and (dense or len(masks) > 1)):
-                lone = next(frame for t, frame in enumerate(frames) if t not in masks)
-                raise ValueError(
-                    f"{annotations}: {len(masks)} masks for {len(frames)} frames (none for {lone.stem}); "
-                    "add the missing masks or take the sequence off the list"
-                )
-            found.append(
-                VideoFiles(name, frames, masks, self.single_object or self.year == "2016", None, prompt_first=True)
-            )
-        return found
+        names = (base / entry).read_text(encoding="utf-8").split()
+        return {name: partial(self._davis_video, base, name, dense) for name in names}
 
-    def _youtube(self, root: Path) -> list[VideoFiles]:
+    def _davis_video(self, base: Path, name: str, dense: bool) -> VideoFiles:
+        frames = _frames(base / "JPEGImages" / self.resolution / name)
+        annotations = base / "Annotations" / self.resolution / name
+        masks = _masks(annotations, frames)
+        if 0 not in masks or (len(masks) != len(frames) and (dense or len(masks) > 1)):
+            lone = next(frame for t, frame in enumerate(frames) if t not in masks)
+            raise ValueError(
+                f"{annotations}: {len(masks)} masks for {len(frames)} frames (none for {lone.stem}); "
+                "add the missing masks or take the sequence off the list"
+            )
+        return VideoFiles(name, frames, masks, self.single_object or self.year == "2016", None, prompt_first=True)
+
+    def _youtube(self, root: Path) -> dict[str, Callable[[], VideoFiles]]:
         tried = [root / base / self.split for base in YOUTUBE_BASES]
         base = next((base for base in tried if (base / "JPEGImages").is_dir()), None)
         if base is None:
@@ -183,15 +196,16 @@ class SequenceSet:
         if (source / "meta.json").is_file():
             meta = json.loads((source / "meta.json").read_text(encoding="utf-8"))["videos"]
         names = sorted(meta) if meta else sorted(p.name for p in (base / "JPEGImages").iterdir() if p.is_dir())
-        found = []
-        for name in names:
-            frames = _frames(base / "JPEGImages" / name)
-            masks = _masks(source / "Annotations" / name, frames)
-            if not masks:
-                raise ValueError(f"{source / 'Annotations' / name}: no mask; add the masks or remove the video")
-            starts = None if meta is None or self.single_object else _starts(meta[name], frames, source / "meta.json")
-            found.append(VideoFiles(name, frames, masks, self.single_object, starts))
-        return found
+        objects = {} if meta is None or self.single_object else meta
+        return {name: partial(self._youtube_video, base, source, name, objects.get(name)) for name in names}
+
+    def _youtube_video(self, base: Path, source: Path, name: str, meta: dict | None) -> VideoFiles:
+        frames = _frames(base / "JPEGImages" / name)
+        masks = _masks(source / "Annotations" / name, frames)
+        if not masks:
+            raise ValueError(f"{source / 'Annotations' / name}: no mask; add the masks or remove the video")
+        starts = None if meta is None else _starts(meta, frames, source / "meta.json")
+        return VideoFiles(name, frames, masks, self.single_object, starts)
 
 
 def _nowhere(tried: Iterable[Path], wanted: str) -> FileNotFoundError:

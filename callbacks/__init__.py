@@ -1,8 +1,10 @@
 """Callbacks measure, modules predict: scores, speed and pictures of what the evaluation loops segment."""
 
 from callbacks.checkpoints import BestCheckpoint, LastCheckpoint
+from callbacks.clip_images import ClipImages
 from callbacks.davis_evaluation import DavisEvaluation
 from callbacks.dry_run import DryRun
+from callbacks.evaluation_record import EvaluationRecord
 from callbacks.fps import FPSLogger, device_name
 from callbacks.lost_targets import LostTargets
 from callbacks.mask_images import MaskImages
@@ -11,14 +13,17 @@ from callbacks.palette import PALETTE, overlay, save_palette_png
 from callbacks.progress_lines import ProgressBar, ProgressLines
 from callbacks.proposals import PerfectMatcher, ProposalRecall
 from callbacks.run_summary import RunSummary
+from callbacks.submission import Submission
 from callbacks.wandb import AutoWandbLogger
 
 __all__ = [
     "PALETTE",
     "AutoWandbLogger",
     "BestCheckpoint",
+    "ClipImages",
     "DavisEvaluation",
     "DryRun",
+    "EvaluationRecord",
     "FPSLogger",
     "LastCheckpoint",
     "LostTargets",
@@ -29,6 +34,7 @@ __all__ = [
     "ProgressLines",
     "ProposalRecall",
     "RunSummary",
+    "Submission",
     "device_name",
     "overlay",
     "save_palette_png",

@@ -8,9 +8,8 @@ import torch
 from lightning import LightningModule, Trainer
 from PIL import Image, ImageDraw
 from torch import Tensor
-from torch.nn import functional
 
-from callbacks.palette import overlay, save_image
+from callbacks.palette import overlay, save_image, shrunk
 from lightning_vos.types import FrameCallback, Video
 
 _TILE_WIDTH = 320
@@ -71,11 +70,7 @@ class MaskImages(FrameCallback):
 
 def _tile(frame: Tensor, labels: Tensor) -> Tensor:
     """``(3, h, w)`` uint8 on the CPU: the overlay at a size where its outlines survive, w <= 320."""
-    height, width = labels.shape
-    if width > _TILE_WIDTH:
-        size = (max(1, round(height * _TILE_WIDTH / width)), _TILE_WIDTH)
-        labels = functional.interpolate(labels[None, None].float(), size, mode="nearest-exact")[0, 0].to(torch.uint8)
-    return overlay(frame, labels).cpu()
+    return overlay(*shrunk(frame, labels, _TILE_WIDTH)).cpu()
 
 
 def _strip(columns: list[tuple[str, Tensor, Tensor | None]]) -> Image.Image:

@@ -1,0 +1,70 @@
+"""What an evaluation measured, of what and on what, in one file for programs to read."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from lightning import LightningModule, Trainer
+from torch import Tensor
+
+from callbacks.fps import device_name
+from lightning_vos.types import FrameCallback, Video
+
+
+class EvaluationRecord(FrameCallback):
+    """Writes ``<output_dir>/record.json`` when an evaluation is over: rank zero, in one stroke.
+
+    ``method``, ``parameters`` (of the whole network), ``device`` and ``precision``, ``frames`` (that rank zero
+    segmented) and ``metrics``: everything that was logged, without the stage in front. The file of an earlier
+    evaluation is removed when one starts.
+
+    Args:
+        output_dir: ``None``: the trainer's ``default_root_dir``.
+    """
+
+    def __init__(self, output_dir: str | None = None) -> None:
+        self.output_dir = output_dir
+        self._frames = 0
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remove an earlier record."""
+        self._frames = 0
+        if trainer.is_global_zero and not trainer.sanity_checking:
+            self._path(trainer).unlink(missing_ok=True)
+
+    def on_frame_end(
+        self, trainer: Trainer, pl_module: LightningModule, video: Video, t: int, frame: Tensor, labels: Tensor
+    ) -> None:
+        """Count one frame."""
+        self._frames += 1
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the record; all callbacks have logged by now."""
+        if not trainer.is_global_zero or trainer.sanity_checking:
+            return
+        prefix = "test/" if trainer.testing else "val/"
+        record = {
+            "method": type(pl_module).__name__,
+            "parameters": sum(parameter.numel() for parameter in pl_module.parameters()),
+            "device": device_name(pl_module.device),
+            "precision": str(trainer.precision),
+            "frames": self._frames,
+            "metrics": {
+                name.removeprefix(prefix): float(value)
+                for name, value in trainer.callback_metrics.items()
+                if name.startswith(prefix)
+            },
+        }
+        path = self._path(trainer)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+        unfinished.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        os.replace(unfinished, path)
+
+    on_test_epoch_start = on_validation_epoch_start
+    on_test_end = on_validation_end
+
+    def _path(self, trainer: Trainer) -> Path:
+        return Path(self.output_dir if self.output_dir is not None else trainer.default_root_dir) / "record.json"

@@ -1,0 +1,126 @@
+"""What an evaluation left behind, read back: figures, scores of sequences and frames, small pictures."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+
+class FrameScore(NamedTuple):
+    """J and F of one object on one frame, in [0, 1]; ``number`` is the frame's, 0-based."""
+
+    number: int
+    object: str
+    j: float
+    f: float
+
+
+@dataclass(frozen=True)
+class Record:
+    """One evaluated checkpoint.
+
+    Attributes:
+        name: what it is called in the tables.
+        checkpoint: the file.
+        step: optimiser steps of its training.
+        method: class of the method.
+        parameters: number of parameters, frozen ones included.
+        device: what it ran on.
+        precision: as the trainer calls it.
+        frames: frames that were segmented.
+        metrics: everything that was logged: ``J&F``, ``J``, ``FPS``, ...; scores in [0, 1].
+        sequences: J&F of every sequence, the mean over its objects, in [0, 1].
+        objects: number of objects of every sequence.
+        folder: where the evaluation wrote.
+    """
+
+    name: str
+    checkpoint: Path
+    step: int
+    method: str
+    parameters: int
+    device: str
+    precision: str
+    frames: int
+    metrics: dict[str, float]
+    sequences: dict[str, float]
+    objects: dict[str, int]
+    folder: Path
+
+    def frame_scores(self, sequence: str) -> list[FrameScore]:
+        """J and F of every object on every scored frame of a sequence, in order of time."""
+        with (self.folder / "results" / "per-frame_results-val" / f"{sequence}.csv").open(newline="") as file:
+            return [
+                FrameScore(int(row["Number"]), row["Object"], float(row["J"]), float(row["F"]))
+                for row in csv.DictReader(file)
+            ]
+
+
+def read_record(folder: Path, name: str, checkpoint: Path, step: int) -> Record:
+    """Read what ``callbacks.EvaluationRecord`` and ``callbacks.DavisEvaluation`` wrote to ``folder``.
+
+    Raises:
+        FileNotFoundError: the evaluation has not run to its end.
+        ValueError: nothing was scored.
+    """
+    path = folder / "record.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no record of an evaluation; add callbacks.EvaluationRecord to its callbacks")
+    record = json.loads(path.read_text(encoding="utf-8"))
+    if "J&F" not in record["metrics"]:
+        raise ValueError(f"{folder}: no frame had ground truth, there is nothing to compare; choose a set with masks")
+    scores: dict[str, list[float]] = defaultdict(list)
+    with (folder / "results" / "per-sequence_results-val.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            scores[row["Sequence"].rpartition("_")[0]].append((float(row["J-Mean"]) + float(row["F-Mean"])) / 2)
+    sequences = {sequence: sum(values) / len(values) for sequence, values in scores.items()}
+    objects = {sequence: len(values) for sequence, values in scores.items()}
+    return Record(name, checkpoint, step, **record, sequences=sequences, objects=objects, folder=folder)
+
+
+def run_names(words: Sequence[str]) -> dict[str, Path]:
+    """Names for checkpoints: given as ``NAME=PATH``, else as little of the path as tells them apart.
+
+    ``runs/a/video/checkpoints/last.ckpt`` is ``a``; beside ``runs/a/static/checkpoints/last.ckpt`` it is ``a/video``.
+
+    Raises:
+        ValueError: no checkpoint, or two of one name.
+        FileNotFoundError: there is no such checkpoint.
+    """
+    if not words:
+        raise ValueError(
+            "no checkpoint given; name the files to compare, as in CKPTS='runs/a/video/... runs/b/video/...'"
+        )
+    given: list[tuple[str | None, Path]] = []
+    for word in words:
+        name, equals, path = word.partition("=")
+        if Path(word).is_file() or not equals:  # a file may have = in its name, as Lightning's own do
+            given.append((None, Path(word)))
+        else:
+            given.append((name, Path(path)))
+        if not given[-1][1].is_file():
+            raise FileNotFoundError(f"{given[-1][1]}: no such checkpoint; give PATH or NAME=PATH")
+    shortenings: tuple[Callable[[Path], str], ...] = (_run, _stage, _file, str)
+    for shorten in shortenings:
+        names = [name or shorten(path) for name, path in given]
+        if len(set(names)) == len(names):
+            return dict(zip(names, (path for _, path in given), strict=True))
+    twice = next(name for name in names if names.count(name) > 1)
+    raise ValueError(f"{twice}: given twice; give each checkpoint once, or names of their own as NAME=PATH")
+
+
+def _run(path: Path) -> str:
+    return path.parts[-4] if len(path.parts) > 3 and path.parent.name == "checkpoints" else path.stem
+
+
+def _stage(path: Path) -> str:
+    return "/".join(path.parts[-4:-2]) if len(path.parts) > 3 else path.stem
+
+
+def _file(path: Path) -> str:
+    return "/".join([*path.parts[-4:-2], path.stem])

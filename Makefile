@@ -12,6 +12,8 @@ RUN       ?= $(METHOD)-$(DATA)$(if $(filter-out demo,$(DATA)),$(if $(RECIPE),-$(
 RUNS      ?= runs
 CKPT      ?= $(RUNS)/$(RUN)/video/checkpoints/last.ckpt
 WEIGHTS   ?=
+# checkpoints of any methods for make compare, PATH or NAME=PATH
+CKPTS     ?= $(CKPT)
 # jobs: nodes, GPUS and processes (DEVICES) of each node, cpus of a process, limit, seconds of notice before it
 NODES     ?= 1
 GPUS      ?= 1
@@ -55,18 +57,29 @@ eval_command   = $(launch) validate $(patsubst %,--config experiments/%.yaml,bas
 	--trainer.logger=false --ckpt_path=$(CKPT) $(ARGS)
 
 one_of = $(if $(filter-out $(2),$(or $($(1)),nothing)),$(error $(1)=$($(1)): choose from $(2)))
+sets   = $(basename $(notdir $(wildcard $(1:%=experiments/%/*.yaml))))
+ifneq ($(filter submission,$(MAKECMDGOALS)),)
+$(call one_of,METHOD,$(patsubst experiments/%/model.yaml,%,$(wildcard experiments/*/model.yaml)))
+$(call one_of,DATA,$(call sets,submission))
+endif
+ifneq ($(filter check-data,$(MAKECMDGOALS)),)
+$(call one_of,DATA,$(sort $(call sets,data submission)))
+endif
+ifneq ($(filter compare,$(MAKECMDGOALS)),)
+$(call one_of,DATA,$(call sets,data))
+endif
 ifneq ($(filter train static video eval check slurm agents command,$(MAKECMDGOALS)),)
 $(call one_of,METHOD,$(patsubst experiments/%/model.yaml,%,$(wildcard experiments/*/model.yaml)))
-$(call one_of,DATA,$(patsubst experiments/data/%.yaml,%,$(wildcard experiments/data/*.yaml)))
+$(call one_of,DATA,$(call sets,data))
 $(call one_of,STAGE,static video all$(if $(filter slurm command,$(MAKECMDGOALS)), eval))
 $(if $(RECIPE),$(call one_of,RECIPE,$(patsubst experiments/$(METHOD)/%/,%,$(dir $(wildcard experiments/$(METHOD)/*/model.yaml)))))
 endif
 
-.PHONY: help train static video eval command check slurm sweep agents sync test lint format clean
+.PHONY: help train static video eval compare submission check-data command check slurm sweep agents sync test lint format clean
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
 	@echo "  variables: METHOD=$(METHOD) DATA=$(DATA) DATA_ROOT=$(DATA_ROOT) STAGE=$(STAGE) RECIPE=$(RECIPE) RUN=$(RUN) CKPT=... ARGS=\"--model.lr=2e-5 ...\""
 
 $(VENV)/installed: requirements.txt
@@ -128,6 +141,19 @@ agents: $(VENV)/installed ## submit an array of COUNT trials of SWEEP=entity/pro
 
 sync: $(VENV)/installed ## upload what was logged offline; several parts of a run become one
 	WANDB_RESUME=allow $(BIN)/wandb sync $$(find $(RUNS) -type d -path '*/wandb/offline-run-*' -prune)
+
+compare: $(VENV)/installed ## evaluate CKPTS="a.ckpt b.ckpt ..." of any methods on DATA under one protocol: tables and a page
+	$(BIN)/python -m lightning_vos.compare $(CKPTS) --out=$(RUNS)/compare-$(DATA) -- \
+		$(patsubst %,--config experiments/%.yaml,base video data/$(DATA) compare) \
+		--data.root=$(DATA_ROOT) --trainer.precision=$(PRECISION) $(ARGS)
+
+submission: $(VENV)/installed ## masks of CKPT for the server of DATA (experiments/submission), zipped and checked
+	$(BIN)/python -m lightning_vos test $(patsubst %,--config experiments/%.yaml,base video submission/$(DATA) $(METHOD)/model) \
+		--data.root=$(DATA_ROOT) --trainer.default_root_dir=$(RUNS)/$(RUN)/submission --trainer.precision=$(PRECISION) \
+		--ckpt_path=$(CKPT) $(ARGS)
+
+check-data: $(VENV)/installed ## open every frame and mask of DATA, name what is wrong
+	$(BIN)/python -m datamodules.check $(wildcard experiments/data/$(DATA).yaml experiments/submission/$(DATA).yaml) --root=$(DATA_ROOT) $(ARGS)
 
 test: $(VENV)/installed ## the test suite, with coverage
 	$(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadgroup --cov --cov-report=term

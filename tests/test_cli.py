@@ -352,6 +352,9 @@ def test_traceback_on_demand(monkeypatch: pytest.MonkeyPatch, demo: Path, tmp_pa
         (["static", "METHOD=nobody"], r"METHOD=nobody: choose from .*remn.*"),
         (["video", "DATA=davis"], r"DATA=davis: choose from davis16 .*demo.*"),
         (["eval", "DATA="], r"DATA=: choose from davis16 .*demo.*"),
+        (["compare", "DATA=mose"], r"DATA=mose: choose from davis16 .*demo.*"),
+        (["submission", "DATA=demo"], r"DATA=demo: choose from davis17-testdev lvos mose youtube_vos"),
+        (["check-data", "DATA=none"], r"DATA=none: choose from davis16 .* demo .*mose.*"),
         (["train", "STAGE=both"], r"STAGE=both: choose from static video all"),
         (["static", "RECIPE=tiny", f"METHOD={METHOD}"], r"RECIPE=tiny: choose from .*small.*"),
     ],
@@ -392,7 +395,8 @@ def test_make_train_of_one_stage(stage: str) -> None:
 
 def test_make_help_names_every_target() -> None:
     shown = subprocess.run(["make"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    assert all(f"make {target} " in shown for target in ("train", "static", "video", "eval", "test", "lint"))
+    targets = ("train", "static", "video", "eval", "compare", "submission", "check-data", "test", "lint")
+    assert all(f"make {target} " in shown for target in targets)
 
 
 # ---------------------------------------------------------------- what is printed

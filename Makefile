@@ -33,6 +33,11 @@ AGENT     ?= $(BIN)/wandb agent --count 1
 PRECISION ?= $(if $(filter slurm agents,$(MAKECMDGOALS)),$(if $(filter-out 0,$(GPUS)),bf16-mixed,32-true),$(default_precision))
 default_precision = $(shell if command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 || grep -qE 'avx512_bf16|amx_bf16' /proc/cpuinfo 2>/dev/null; then echo bf16-mixed; else echo 32-true; fi)
 ARGS      ?=
+# of predict
+VIDEO     ?=
+MASK      ?=
+OUT       ?= predictions
+DIRECTION ?= forward
 PYTHON    ?= python3
 
 VENV := .venv
@@ -68,14 +73,24 @@ endif
 ifneq ($(filter compare,$(MAKECMDGOALS)),)
 $(call one_of,DATA,$(call sets,data))
 endif
-ifneq ($(filter train static video eval check slurm agents command,$(MAKECMDGOALS)),)
+ifneq ($(filter train static video eval predict check slurm agents command,$(MAKECMDGOALS)),)
 $(call one_of,METHOD,$(patsubst experiments/%/model.yaml,%,$(wildcard experiments/*/model.yaml)))
 $(call one_of,DATA,$(call sets,data))
 $(call one_of,STAGE,static video all$(if $(filter slurm command,$(MAKECMDGOALS)), eval))
 $(if $(RECIPE),$(call one_of,RECIPE,$(patsubst experiments/$(METHOD)/%/,%,$(dir $(wildcard experiments/$(METHOD)/*/model.yaml)))))
 endif
 
-.PHONY: help train static video eval compare submission check-data command check slurm sweep agents sync test lint format clean
+ifneq ($(filter predict,$(MAKECMDGOALS)),)
+$(foreach v,VIDEO MASK,$(if $($(v)),,$(error $(v) is not set: make predict VIDEO=clip.mp4 MASK=first.png OUT=dir)))
+$(call one_of,DIRECTION,forward backward both)
+# the newest checkpoint of the method, unless CKPT is given
+ifeq ($(origin CKPT),file)
+CKPT := $(shell ls -t $(RUNS)/$(METHOD)-*/video/checkpoints/last.ckpt 2>/dev/null | head -n 1)
+$(if $(CKPT),,$(error no checkpoint $(RUNS)/$(METHOD)-*/video/checkpoints/last.ckpt: make train METHOD=$(METHOD), or set CKPT))
+endif
+endif
+
+.PHONY: help train static video eval predict compare submission check-data command check slurm sweep agents sync test lint format clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -141,6 +156,11 @@ agents: $(VENV)/installed ## submit an array of COUNT trials of SWEEP=entity/pro
 
 sync: $(VENV)/installed ## upload what was logged offline; several parts of a run become one
 	WANDB_RESUME=allow $(BIN)/wandb sync $$(find $(RUNS) -type d -path '*/wandb/offline-run-*' -prune)
+
+predict: $(VENV)/installed ## masks and overlay of VIDEO from MASK, to OUT; DIRECTION=forward|backward|both; CKPT: the newest of METHOD
+	$(BIN)/python -m lightning_vos predict $(patsubst %,--config experiments/%.yaml,base predict $(METHOD)/model) \
+		"--data.video=$(VIDEO)" "--data.mask=$(MASK)" --data.direction=$(DIRECTION) "--trainer.default_root_dir=$(OUT)" \
+		--trainer.precision=$(PRECISION) "--ckpt_path=$(CKPT)" $(ARGS)
 
 compare: $(VENV)/installed ## evaluate CKPTS="a.ckpt b.ckpt ..." of any methods on DATA under one protocol: tables and a page
 	$(BIN)/python -m lightning_vos.compare $(CKPTS) --out=$(RUNS)/compare-$(DATA) -- \

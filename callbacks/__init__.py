@@ -7,9 +7,13 @@ from callbacks.dry_run import DryRun
 from callbacks.evaluation_record import EvaluationRecord
 from callbacks.fps import FPSLogger, device_name
 from callbacks.lost_targets import LostTargets
+from callbacks.mask_exports import MaskExports
 from callbacks.mask_images import MaskImages
+from callbacks.mask_writer import MaskWriter
 from callbacks.memory_statistics import MemoryStatistics
+from callbacks.overlay_video import OverlayVideo
 from callbacks.palette import PALETTE, overlay, save_palette_png
+from callbacks.prediction_progress import PredictionProgress
 from callbacks.progress_lines import ProgressBar, ProgressLines
 from callbacks.proposals import PerfectMatcher, ProposalRecall
 from callbacks.run_summary import RunSummary
@@ -27,9 +31,13 @@ __all__ = [
     "FPSLogger",
     "LastCheckpoint",
     "LostTargets",
+    "MaskExports",
     "MaskImages",
+    "MaskWriter",
     "MemoryStatistics",
+    "OverlayVideo",
     "PerfectMatcher",
+    "PredictionProgress",
     "ProgressBar",
     "ProgressLines",
     "ProposalRecall",

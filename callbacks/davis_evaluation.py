@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import math
-import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from callbacks.palette import save_palette_png
+from callbacks.palette import labels_to_save, save_palette_png, unfinished
 from lightning_vos.metrics import JAndF, ObjectScores, boundary_accuracy, region_similarity
 from lightning_vos.types import VOID, FrameCallback, Video
 
@@ -221,16 +220,6 @@ class _VideoScores:
         return scores.masked_fill((self.starts >= t).to(labels.device), torch.nan)
 
 
-def labels_to_save(video: Video, t: int, labels: Tensor) -> Tensor:
-    """``(H, W)`` uint8 ids of the data set. Of an object given on this frame the prompt is saved, not its echo."""
-    if t in video.prompts:
-        prompt = video.prompts[t].to(labels.device)
-        echo = torch.isin(labels, prompt.unique())
-        labels = torch.where(prompt > 0, prompt, labels.masked_fill(echo, 0))
-    ids = torch.tensor((0, *video.object_ids), dtype=torch.uint8, device=labels.device)
-    return ids[labels.long()]
-
-
 def _objects_in(labels: Tensor, video: Video) -> Tensor:
     """Indices (label - 1) of the objects that a prompt holds."""
     found = labels.unique().long().cpu()
@@ -264,13 +253,10 @@ def _baseline_key(trainer: Trainer) -> tuple[Any, ...]:
 
 def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Write a CSV in one stroke."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    with unfinished.open("w", newline="") as file:
+    with unfinished(path) as beside, beside.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows(rows)
-    os.replace(unfinished, path)
 
 
 def _table(

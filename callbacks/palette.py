@@ -3,37 +3,38 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-
-def _voc_palette() -> NDArray[np.uint8]:
-    """The bits of a label, dealt out in turn to red, green and blue, from the most significant bit down."""
-    labels = np.arange(256)
-    palette = np.zeros((256, 3), dtype=np.uint8)
-    for place in range(8):
-        for channel in range(3):
-            palette[:, channel] |= (((labels >> (3 * place + channel)) & 1) << (7 - place)).astype(np.uint8)
-    return palette
+from lightning_vos.types import PALETTE, Video
 
 
-PALETTE: NDArray[np.uint8] = _voc_palette()
-"""``(256, 3)`` uint8 RGB: the palette of PASCAL VOC and DAVIS. 0 black, 1 (128, 0, 0), 2 (0, 128, 0), ..."""
+@contextmanager
+def unfinished(path: str | Path) -> Iterator[Path]:
+    """A name beside ``path`` to write to: whoever reads ``path`` sees the old file or the whole new one.
+
+    Makes the folder. When writing fails, nothing is left.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield beside
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def save_image(path: str | Path, image: Image.Image) -> None:
-    """Write a PNG in one stroke: whoever reads ``path`` sees the old file or the whole new one. Makes the folder."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    image.save(unfinished, format="PNG")
-    os.replace(unfinished, path)
+    """Write a PNG in one stroke, see :func:`unfinished`."""
+    with unfinished(path) as beside:
+        image.save(beside, format="PNG")
 
 
 def save_palette_png(path: str | Path, labels: Tensor) -> None:
@@ -43,9 +44,33 @@ def save_palette_png(path: str | Path, labels: Tensor) -> None:
         path: the PNG; its folder is made, an existing file replaced.
         labels: ``(H, W)`` uint8, any device.
     """
+    save_image(path, palette_image(labels))
+
+
+def palette_image(labels: Tensor) -> Image.Image:
+    """Labels ``(H, W)`` uint8 as a picture of palette indices."""
     image = Image.fromarray(labels.cpu().numpy())
     image.putpalette(PALETTE.tobytes())
-    save_image(path, image)
+    return image
+
+
+def labels_to_save(video: Video, t: int, labels: Tensor) -> Tensor:
+    """Labels as the files write them. Of an object given on this frame the prompt is saved, not its echo.
+
+    Args:
+        video: the video.
+        t: frame number.
+        labels: ``(H, W)`` uint8, predicted on this frame.
+
+    Returns:
+        ``(H, W)`` uint8 ids.
+    """
+    if t in video.prompts:
+        prompt = video.prompts[t].to(labels.device)
+        echo = torch.isin(labels, prompt.unique())
+        labels = torch.where(prompt > 0, prompt, labels.masked_fill(echo, 0))
+    ids = torch.tensor((0, *video.object_ids), dtype=torch.uint8, device=labels.device)
+    return ids[labels.long()]
 
 
 def overlay(frame: Tensor, labels: Tensor, alpha: float = 0.5) -> Tensor:

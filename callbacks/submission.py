@@ -16,8 +16,8 @@ from PIL import Image
 from rich.console import Console
 from torch import Tensor
 
-from callbacks.davis_evaluation import evaluation_set, labels_to_save
-from callbacks.palette import PALETTE, save_palette_png
+from callbacks.davis_evaluation import evaluation_set
+from callbacks.palette import PALETTE, labels_to_save, save_palette_png
 from lightning_vos.types import FrameCallback, Video
 
 _NAMED = 5  # faults that an error names

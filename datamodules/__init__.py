@@ -1,9 +1,17 @@
-"""Data for video object segmentation: still images and video sequences, for training and evaluation."""
+"""Data for video object segmentation: still images, video sequences, and a user's own videos."""
 
 from datamodules.images import ImageSet
 from datamodules.layouts import SequenceSet
+from datamodules.own_videos import PredictDataModule
 from datamodules.pictures import PictureDataModule
 from datamodules.static import StaticDataModule
 from datamodules.video import VideoDataModule
 
-__all__ = ["ImageSet", "PictureDataModule", "SequenceSet", "StaticDataModule", "VideoDataModule"]
+__all__ = [
+    "ImageSet",
+    "PictureDataModule",
+    "PredictDataModule",
+    "SequenceSet",
+    "StaticDataModule",
+    "VideoDataModule",
+]

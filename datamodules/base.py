@@ -16,7 +16,7 @@ from datamodules.images import ImageSet, Still
 from datamodules.layouts import SequenceSet, VideoFiles
 from datamodules.samplers import ClipSampler, VideoSampler
 from datamodules.sequences import EvaluationSet
-from lightning_vos.types import Clip, ClipBatch, Video
+from lightning_vos.types import Clip, ClipBatch, Footage, Video
 
 Files = TypeVar("Files", Still, VideoFiles)
 
@@ -222,5 +222,8 @@ class VOSDataModule(LightningDataModule):
         return self.val_dataloader()
 
     def predict_dataloader(self) -> DataLoader[Video] | list[DataLoader[Video]]:
-        """The validation videos."""
-        return self.val_dataloader()
+        """The validation videos, each as footage of one pass: to write their masks."""
+        loader = self.val_dataloader()
+        if isinstance(loader, DataLoader):
+            loader.collate_fn = Footage.of
+        return loader

@@ -1,6 +1,7 @@
 """Reading pictures and masks; sets of still images.
 
-Orientation tags (EXIF) are ignored: masks are drawn on the stored pixels.
+Orientation tags (EXIF) are ignored unless ``upright`` is asked for: the masks of data sets are drawn on the stored
+pixels, those of a user on what a viewer shows.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from lightning_vos.types import VOID
 
@@ -23,33 +24,41 @@ MASK_SUFFIXES = (".png",)
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def opened(path: Path) -> Iterator[Image.Image]:
+    """An image file while it is read; what goes wrong meanwhile is named with the file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged, or not an image.
+    """
     try:
         with Image.open(path) as image:
             yield image
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{path}: no such file; restore it or correct the list that names it") from error
-    except (OSError, SyntaxError) as error:  # Pillow reports broken PNGs as SyntaxError
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # broken PNGs are SyntaxErrors to Pillow
         raise ValueError(f"{path}: not a readable image ({error}); replace the file") from error
 
 
-def image_size(path: Path) -> tuple[int, int]:
-    """``(H, W)`` of an image file, from its header alone.
+def image_size(path: Path, upright: bool = False) -> tuple[int, int]:
+    """``(H, W)`` of an image file, from its header alone; ``upright`` as for :func:`read_image`.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: not an image.
     """
-    with _opened(path) as image:
-        return image.height, image.width
+    with opened(path) as image:
+        turned = upright and image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+        return (image.width, image.height) if turned else (image.height, image.width)
 
 
-def read_image(path: Path, short_side: int | None = None) -> np.ndarray:
+def read_image(path: Path, short_side: int | None = None, upright: bool = False) -> np.ndarray:
     """Read a picture.
 
     Args:
-        path: file in any format that Pillow reads; grey, palette and CMYK pictures are converted.
+        path: file in any format that Pillow reads; grey, palette and CMYK pictures are converted, 16 bits become 8.
         short_side: shrink so that the shorter side has at most this many pixels. Smaller pictures stay as they are.
+        upright: turn it as its orientation tag (EXIF) says.
 
     Returns:
         ``(H, W, 3)`` uint8 RGB.
@@ -58,14 +67,29 @@ def read_image(path: Path, short_side: int | None = None) -> np.ndarray:
         FileNotFoundError: there is no such file.
         ValueError: the file is damaged or not an image.
     """
-    with _opened(path) as image:
-        scale = min(1.0, short_side / min(image.size)) if short_side else 1.0
-        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-        if size == image.size:
-            return np.array(image.convert("RGB"))
+    with opened(path) as image:
+        width, height = shrunk(image.size, short_side)
         # JPEGs far larger than needed are decoded at 1/2, 1/4 or 1/8, never below twice the wanted size.
-        image.draft("RGB", (2 * size[0], 2 * size[1]))
-        return np.array(image.convert("RGB").resize(size, Image.Resampling.BILINEAR))
+        if (width, height) != image.size:
+            image.draft("RGB", (2 * width, 2 * height))
+        picture = _in_8_bits(image).convert("RGB")
+        if (width, height) != picture.size:
+            picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+        return np.array(ImageOps.exif_transpose(picture) if upright else picture)
+
+
+def shrunk(size: tuple[int, int], short_side: int | None) -> tuple[int, int]:
+    """Both sides in proportion, the shorter one at most ``short_side`` (``None``: as they are), none below 1."""
+    scale = min(1.0, short_side / min(size)) if short_side else 1.0
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def _in_8_bits(image: Image.Image) -> Image.Image:
+    if not image.mode.startswith("I"):
+        return image
+    grey = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))  # Pillow would clip at 255
+    grey.info = image.info
+    return grey
 
 
 def read_labels(path: Path) -> np.ndarray:
@@ -78,7 +102,7 @@ def read_labels(path: Path) -> np.ndarray:
         FileNotFoundError: there is no such file.
         ValueError: the file is damaged, has more than 8 bits, or shows colours instead of labels.
     """
-    with _opened(path) as image:
+    with opened(path) as image:
         if image.mode in ("P", "L", "1"):
             return np.array(image, dtype=np.uint8)
         if image.mode in ("RGB", "RGBA"):  # some DAVIS masks are grey pictures stored with three equal channels

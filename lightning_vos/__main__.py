@@ -1,4 +1,4 @@
-"""The command line: ``python -m lightning_vos fit|validate|test --config ...``."""
+"""The command line: ``python -m lightning_vos fit|validate|test|predict --config ...``."""
 
 from __future__ import annotations
 
@@ -31,12 +31,14 @@ class VOSCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """What our methods can do: fit, validate and test."""
-        return {name: {*skip, "weights_only"} for name, skip in LightningCLI.subcommands().items() if name != "predict"}
+        """What our methods can do: fit, validate, test and predict."""
+        own = {"predict": {"return_predictions"}}  # masks are written, never gathered
+        return {name: {*skip, *own.get(name, ()), "weights_only"} for name, skip in LightningCLI.subcommands().items()}
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         """Checkpoints hold tensors and plain values: nothing in one is ever run as code."""
-        return {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}
+        kwargs = {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}
+        return {**kwargs, "return_predictions": False} if subcommand == "predict" else kwargs
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse; what is wrong is one line.
@@ -90,14 +92,16 @@ class VOSCLI(LightningCLI):
 
         Raises:
             FileNotFoundError: there is no such checkpoint.
-            ValueError: it is damaged, of another method, or was trained with other settings; or Slurm has started
-                another number of tasks than there are devices.
+            ValueError: it is damaged, of another method, or was trained with other settings; there is none to
+                predict with; or Slurm has started another number of tasks than there are devices.
         """
         check_tasks(self.trainer.num_devices, self.trainer.num_nodes)
         if isinstance(self.trainer.val_check_interval, int):
             # Lightning counts passes there; ours are steps, and accumulation must not change a run.
             self.trainer.val_check_interval *= self.trainer.accumulate_grad_batches
         path = self._get(self.config, "ckpt_path")
+        if self.subcommand == "predict" and path is None and self.model.weights is None:
+            raise ValueError("predict without weights; set --ckpt_path to a checkpoint (make predict: CKPT)")
         if path == "last":
             callbacks = [c for c in self.trainer.callbacks if isinstance(c, ModelCheckpoint)]  # type: ignore[attr-defined]
             files = dict.fromkeys(Path(callback.dirpath or "") / "last.ckpt" for callback in callbacks)
@@ -116,6 +120,21 @@ class VOSCLI(LightningCLI):
                     f"{file}: does not fit this model, it was trained with {', '.join(changed) or 'another version'}; "
                     "set the same again, or choose another RUN (trainer.default_root_dir)"
                 )
+
+    def after_predict(self) -> None:
+        """Name the videos that could not be segmented.
+
+        Raises:
+            UnfinishedVideos: there are some.
+        """
+        problems: dict[str, str] = getattr(self.datamodule, "problems", {})
+        if problems:
+            listed = "; ".join(f"{name} ({problem})" for name, problem in problems.items())
+            raise UnfinishedVideos(f"{len(problems)} of {self.datamodule.videos} videos were not segmented: {listed}")
+
+
+class UnfinishedVideos(Exception):
+    """Some of several videos could not be segmented; the others were."""
 
 
 def check_tasks(devices: int, nodes: int) -> None:
@@ -188,6 +207,8 @@ def quieten() -> None:
         ".*LightningCLI's args parameter is intended.*",
         ".*there is no last checkpoint available.*",  # that is how a run begins
         ".*`isinstance.treespec, LeafSpec.`.*",
+        ".*callbacks used to create the checkpoint need.*",  # they save checkpoints, and a prediction saves none
+        ".*predict returned None.*",  # masks are written, not gathered
         r".*module\(s\) in eval mode at the start of training.*",  # statistics and detectors that are frozen on purpose
         ".*`srun` command is available on your system but is not used.*",  # a login node; see check_tasks
     ):
@@ -231,9 +252,15 @@ def main(args: Sequence[str] | None = None) -> VOSCLI:
 
 
 def run(command: Callable[[], object] = main) -> None:
-    """Entry point: a user's mistake is one line on standard error and exit status 2, never a traceback."""
+    """Entry point: a user's mistake is one line on standard error and exit status 2, never a traceback.
+
+    The status is 1 when some of several videos could not be segmented.
+    """
     try:
         command()
+    except UnfinishedVideos as error:
+        sys.stderr.write(f"error: {last_message(error)}\n")
+        sys.exit(1)
     except (ValueError, OSError, MisconfigurationException) as error:
         if os.environ.get("VOS_TRACEBACK"):
             raise

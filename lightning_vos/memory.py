@@ -6,6 +6,8 @@ never part of a checkpoint, is not broadcast by DDP, and does not hinder ``deepc
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,7 +16,12 @@ from lightning_vos.functional import l2_similarity, topk_read
 
 
 class SequenceState(nn.Module):
-    """Base of everything that remembers something of the running sequence; ``VOSModule.sequence`` resets it."""
+    """Base of everything that remembers something of the running sequence; ``VOSModule.sequence`` resets it.
+
+    What a class remembers besides tensors, in plain values that :meth:`reset` sets, is named in ``plain``.
+    """
+
+    plain: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, *buffers: str) -> None:
         """Declare the names of the tensors that make up the state."""
@@ -33,6 +40,16 @@ class SequenceState(nn.Module):
         for name in self._state:
             setattr(self, name, None)
 
+    def snapshot(self) -> dict[str, Any]:
+        """All that is remembered: tensors (the stored ones, no copies) and plain values, for :meth:`restore`."""
+        return {name: getattr(self, name) for name in (*self._state, *self.plain)}
+
+    def restore(self, snapshot: dict[str, Any]) -> None:
+        """Take over what :meth:`snapshot` returned."""
+        for name in (*self._state, *self.plain):
+            value = snapshot[name]
+            setattr(self, name, list(value) if isinstance(value, list) else value)
+
 
 class FrameBank(SequenceState):
     """Stored frames, bounded. A slot is one frame; every buffer is ``(B, T, ...)``, a slot being one index of T.
@@ -49,6 +66,7 @@ class FrameBank(SequenceState):
         buffers: names of what is stored of a frame.
     """
 
+    plain: ClassVar[tuple[str, ...]] = ("frame_ids",)
     valid: Tensor
     protected: Tensor
 

@@ -19,7 +19,7 @@ from lightning_vos.functional import aggregate, in_full, one_hot, pad_to_stride,
 from lightning_vos.losses import bootstrap_fraction, segmentation_loss
 from lightning_vos.memory import SequenceState
 from lightning_vos.tracks import Tracks
-from lightning_vos.types import ClipBatch, FrameCallback, Video
+from lightning_vos.types import ClipBatch, Footage, FrameCallback, Video
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -157,7 +157,7 @@ class VOSModule(LightningModule):
         """
         if self._running:
             raise RuntimeError("sequence() inside a sequence: a model follows one at a time; use a copy for the second")
-        states = [module for module in self.modules() if isinstance(module, SequenceState)]
+        states = self._states().values()
         for state in states:
             state.reset()
         self._running = True
@@ -167,6 +167,21 @@ class VOSModule(LightningModule):
             self._running = False
             for state in states:
                 state.reset()
+
+    def sequence_state(self) -> dict[str, Any]:
+        """All that the running sequence remembers, to continue it later or elsewhere: tensors and plain values.
+
+        Save it at once: the next frame may change the tensors in place.
+        """
+        return {name: state.snapshot() for name, state in self._states().items()}
+
+    def load_sequence_state(self, state: dict[str, Any]) -> None:
+        """Continue, inside :meth:`sequence`, where :meth:`sequence_state` was taken, as if nothing had happened."""
+        for name, module in self._states().items():
+            module.restore(state[name])
+
+    def _states(self) -> dict[str, SequenceState]:
+        return {name: module for name, module in self.named_modules() if isinstance(module, SequenceState)}
 
     _running = False
     _starts_at_random = True
@@ -374,16 +389,38 @@ class VOSModule(LightningModule):
 
     test_step = validation_step
 
+    def predict_step(self, footage: Footage, batch_idx: int) -> None:
+        """Segment a user's video, pass after pass; the frame callbacks write what comes out.
+
+        Raises:
+            ValueError, OSError: the video cannot be read or the masks cannot be written, unless ``footage`` takes note.
+        """
+        try:
+            for observer in self._observers():
+                observer.on_footage_start(self.trainer, self, footage)
+            for video in footage.passes:
+                self.segment_video(video)
+            for observer in self._observers():
+                observer.on_footage_end(self.trainer, self, footage)
+        except (ValueError, OSError) as error:
+            if footage.problems is None:
+                raise
+            footage.problems[footage.video.name] = str(error)
+            rank_zero_warn(f"{footage.video.name}: {error}; going on with the next video")
+
     def segment_video(self, video: Video) -> None:
         """Stream a video through the recursion and hand every frame's labels to the frame callbacks."""
-        observers = [callback for callback in self.trainer.callbacks if isinstance(callback, FrameCallback)]  # type: ignore[attr-defined]
-        num_objects = 0
+        observers = self._observers()
+        given = {t: int(prompt.max()) for t, prompt in video.prompts.items()}
+        num_objects = max((count for t, count in given.items() if t < video.start), default=0)
         with self.sequence():
-            for t, frame in enumerate(video):
+            if video.state is not None:
+                self.load_sequence_state(video.state)
+            for t, frame in enumerate(video, video.start):
                 mask = None
                 if t in video.prompts:
                     prompt = resize_labels(video.prompts[t].to(frame.device), (frame.shape[-2], frame.shape[-1]))
-                    num_objects = max(num_objects, int(video.prompts[t].max()))
+                    num_objects = max(num_objects, given[t])
                     mask = one_hot(prompt, num_objects).unsqueeze(0)
                 for observer in observers:
                     observer.on_frame_start(self.trainer, self, video, t)
@@ -394,6 +431,9 @@ class VOSModule(LightningModule):
                     labels = to_labels(logits, video.size)[0]
                 for observer in observers:
                     observer.on_frame_end(self.trainer, self, video, t, frame, labels)
+
+    def _observers(self) -> list[FrameCallback]:
+        return [callback for callback in self.trainer.callbacks if isinstance(callback, FrameCallback)]  # type: ignore[attr-defined]
 
 
 def to_labels(logits: Tensor, size: tuple[int, int]) -> Tensor:

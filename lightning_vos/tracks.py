@@ -16,6 +16,7 @@ class Tracks(SequenceState):
     next frame; ``births`` the frame on which each object was first given.
     """
 
+    plain = ("t", "births")
     probs: Tensor
     present: Tensor
 

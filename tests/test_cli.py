@@ -151,8 +151,8 @@ def test_files(text: str, line: str, complain: Complain, demo: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("args", "line"),
     [
-        (["predict"], "predict: no such command; use one of fit, validate, test"),
-        (["--trainer.max_steps=3"], "no command given; start with one of fit, validate, test, then the options"),
+        (["segment"], "segment: no such command; use one of fit, validate, test, predict"),
+        (["--trainer.max_steps=3"], "no command given; start with one of fit, .*, predict, then the options"),
         ([], "no command given; .*"),
     ],
 )

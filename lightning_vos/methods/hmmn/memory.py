@@ -36,6 +36,7 @@ class KernelGuidedBank(FrameBank):
         radius: of the hop's window, cells.
     """
 
+    plain = (*FrameBank.plain, "arrived", "_newest_is_temporary")
     keys: Tensor
     values: Tensor
     centres: Tensor

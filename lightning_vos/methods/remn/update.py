@@ -32,6 +32,7 @@ class AdaptiveMemoryUpdate(SequenceState):
         min_pixels: an object is visible when its probabilities sum to this many pixels or half its annotated area.
     """
 
+    plain = ("last_written",)
     shape: Tensor
     appearance: Tensor
     was_visible: Tensor

@@ -1,0 +1,127 @@
+"""Masks of a prediction as they come, such that an interrupted one can be continued."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning import LightningModule, Trainer
+from PIL import Image
+from rich.console import Console
+from torch import Tensor
+
+from callbacks.palette import labels_to_save, palette_image
+from callbacks.prediction_record import PredictionRecord
+from lightning_vos.module import VOSModule
+from lightning_vos.types import Footage, FrameCallback, Video
+
+
+class MaskWriter(FrameCallback):
+    """Writes ``<output_dir>/masks/<video>/<frame>.png`` in a prediction: palette PNGs, ids as they were given.
+
+    A mask is written when its frame has been segmented, whole or not at all. On frames with given masks these come back
+    bit for bit. Where two passes see a frame, an object that has not started yet in the second keeps its mask of the
+    first.
+
+    The same prediction once more goes on where it was interrupted, at the last snapshot, after a look at every mask
+    that is there, and leaves a finished video alone; the files are the same to the last byte (on the same device).
+    With other weights, settings or given masks it starts over.
+
+    Args:
+        snapshot_every: frames between two snapshots of the model's state.
+        output_dir: ``None``: the trainer's ``default_root_dir``.
+
+    Raises:
+        ValueError: if ``snapshot_every`` is below 1.
+    """
+
+    def __init__(self, snapshot_every: int = 100, output_dir: str | None = None) -> None:
+        if snapshot_every < 1:
+            raise ValueError(f"MaskWriter(snapshot_every={snapshot_every}): must be at least 1")
+        self.snapshot_every = snapshot_every
+        self.output_dir = output_dir
+        self._footage: Footage | None = None
+        self._record: PredictionRecord | None = None
+        self._later: list[set[str]] = []  # for each pass, names of the frames that are seen again
+        self._weights = ""
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look at the weights once."""
+        digest = hashlib.sha256()
+        for name, value in pl_module.state_dict().items():
+            digest.update(name.encode() + value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        self._weights = digest.hexdigest()
+
+    def on_footage_start(self, trainer: Trainer, pl_module: LightningModule, footage: Footage) -> None:
+        """Find out what has been done already, and let the passes begin after it."""
+        root = Path(self.output_dir if self.output_dir is not None else trainer.default_root_dir)
+        name, passes = footage.video.name, footage.passes
+        settings = json.dumps(dict(pl_module.hparams), sort_keys=True, default=str)
+        parts = (type(pl_module).__name__, settings, trainer.precision, self._weights, footage.identity)
+        fingerprint = hashlib.sha256(" ".join(map(str, parts)).encode()).hexdigest()
+        self._footage = footage
+        self._later = [{name for other in passes[i + 1 :] for name in other.frame_names} for i in range(len(passes))]
+        self._record = record = PredictionRecord(root, name, fingerprint)
+        console = Console(soft_wrap=True, highlight=False)
+        if record.is_finished():
+            for video in passes:
+                video.start = len(video)
+            console.print(f"{name}: complete, every mask is as it was written")
+            return
+        saved = record.load(pl_module.device)
+        if saved is None or "state" not in saved:
+            record.begin()
+            return
+        for video in passes[: saved["pass"]]:
+            video.start = len(video)
+        current = passes[saved["pass"]]
+        current.start, current.state = saved["t"], saved["state"]
+        console.print(f"{name}: going on at frame {current.frame_names[saved['t']]}, all masks before it are whole")
+
+    def on_frame_end(
+        self, trainer: Trainer, pl_module: LightningModule, video: Video, t: int, frame: Tensor, labels: Tensor
+    ) -> None:
+        """Write the mask; every ``snapshot_every`` frames, note where to go on."""
+        footage, record = self._footage, self._record
+        if footage is None or record is None:
+            return
+        number = next(i for i, other in enumerate(footage.passes) if other is video)
+        name = f"{video.frame_names[t]}.png"
+        ids = labels_to_save(video, t, labels)
+        earlier = record.progress / name
+        if number > 0 and record.holds(earlier):
+            ids = _filled(ids, earlier, _not_started(video, t))
+        # A frame that a later pass sees is not final yet.
+        final = video.frame_names[t] not in self._later[number]
+        buffer = io.BytesIO()
+        palette_image(ids).save(buffer, format="PNG")
+        record.add((record.masks if final else record.progress) / name, buffer.getvalue())
+        done = t + 1
+        if done % self.snapshot_every == 0 and done < len(video) and isinstance(pl_module, VOSModule):
+            record.save({"pass": number, "t": done, "state": pl_module.sequence_state()})
+
+    def on_footage_end(self, trainer: Trainer, pl_module: LightningModule, footage: Footage) -> None:
+        """Write the manifest: from now on the video is complete."""
+        record, self._record, self._footage = self._record, None, None
+        if record is not None and record.checksums:
+            height, width = footage.video.size
+            ids = sorted({id_ for video in footage.passes for id_ in video.object_ids})
+            record.finish({"video": footage.video.name, "size": [height, width], "objects": ids})
+
+
+def _not_started(video: Video, t: int) -> list[int]:
+    """Ids of the objects that no frame up to ``t`` has given."""
+    labels = {label for s, prompt in video.prompts.items() if s <= t for label in prompt.unique().tolist()}
+    return [id_ for label, id_ in enumerate(video.object_ids, 1) if label not in labels]
+
+
+def _filled(ids: Tensor, earlier: Path, missing: list[int]) -> Tensor:
+    """``ids (H, W)``, where they are background with the ``missing`` ones of an earlier mask."""
+    with Image.open(earlier) as image:
+        before = torch.from_numpy(np.array(image)).to(ids.device)
+    wanted = torch.isin(before, torch.tensor(missing, dtype=torch.uint8, device=ids.device))
+    return torch.where(wanted & (ids == 0), before, ids)

@@ -1,0 +1,246 @@
+"""A user's own videos and first masks, to be segmented by ``python -m lightning_vos predict``."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from datamodules.images import IMAGE_SUFFIXES
+from datamodules.movies import MOVIE_SUFFIXES, Movie, natural, open_movie
+from datamodules.prompts import SUFFIXES, frame_number, read_prompts
+from lightning_vos.types import Footage, Video
+
+Direction = Literal["forward", "backward", "both"]
+
+
+class PredictDataModule(LightningDataModule):
+    """Videos to segment from given masks.
+
+    Args:
+        video: a video file, a folder of frames (jpg, jpeg, png, bmp), or a folder of such files and folders.
+        mask: the given masks, see :func:`~datamodules.prompts.read_prompts`; for a folder of videos a folder with a
+            mask file or folder for each, named as the video.
+        frame: frame, by name or number, of a mask that names none; by default the first one, or the last one if the
+            direction is ``backward``.
+        masks: names of the frames whose masks are read, where ``mask`` has several; ``None``: the first one alone;
+            ``all``.
+        direction: ``forward`` in time, ``backward``, or ``both`` from the given masks. In ``both`` the masks of the
+            forward pass go first; those of the backward pass fill the time before an object is given.
+        short_side: frames are shrunk so that the shorter side has at most this many pixels; ``None`` keeps them. Masks
+            have the size of the video in any case.
+        fps: pictures a second of a folder of frames.
+
+    Attributes:
+        problems: after the prediction of a folder of videos, why some of them could not be segmented, by name.
+        videos: how many there are, problems included.
+    """
+
+    def __init__(
+        self,
+        video: str,
+        mask: str,
+        frame: str | None = None,
+        masks: list[str] | Literal["all"] | None = None,
+        direction: Direction = "forward",
+        short_side: int | None = 480,
+        fps: float = 24.0,
+    ) -> None:
+        super().__init__()
+        if fps <= 0 or (short_side is not None and short_side < 1):
+            raise ValueError(f"data.fps={fps}, data.short_side={short_side}: both must be above 0")
+        self.video = Path(video)
+        self.mask = Path(mask)
+        self.frame = frame
+        self.masks = masks
+        self.direction = direction
+        self.short_side = short_side
+        self.fps = fps
+        self.problems: dict[str, str] = {}
+        self.videos = 0
+        self._takes: list[_Take] = []
+
+    def setup(self, stage: str) -> None:
+        """Open every video and read its masks, so that mistakes are known before the first frame is segmented.
+
+        Args:
+            stage: ``predict``.
+
+        Raises:
+            FileNotFoundError: the video or its mask is missing.
+            ValueError: one of them cannot be used. Of several videos, the others are segmented and :attr:`problems`
+                says which ones are not.
+        """
+        if stage != "predict":
+            raise ValueError(f"PredictDataModule has no data to {stage} with; use it with predict")
+        several = _videos(self.video)
+        self.problems, self._takes, self.videos = {}, [], max(1, len(several))
+        for path in several or [self.video]:
+            try:
+                mask = _mask_of(path, self.mask) if several else self.mask
+                take = _Take(self, path, mask)
+                if any(take.name == other.name for other in self._takes):
+                    raise ValueError(f"{path}: another video is called {take.name}; rename one of the two")
+                take.footage()
+                self._takes.append(take)
+            except (ValueError, OSError) as error:
+                if not several:
+                    raise
+                self.problems[path.name] = str(error)
+
+    def predict_dataloader(self) -> DataLoader[Footage]:
+        """The videos, one at a time; they decode their own frames ahead.
+
+        Raises:
+            ValueError: on several devices, where one would wait for the other's video.
+        """
+        if self.trainer is not None and self.trainer.world_size > 1:
+            raise ValueError("trainer.devices: prediction runs on one; start it for each device with its own videos")
+        several = self.problems if _videos(self.video) else None
+        return DataLoader(_Takes(self._takes, several), batch_size=None, num_workers=0)
+
+
+class _Takes(Dataset[Footage]):
+    def __init__(self, takes: Sequence[_Take], problems: dict[str, str] | None) -> None:
+        self.takes = takes
+        self.problems = problems
+
+    def __len__(self) -> int:
+        return len(self.takes)
+
+    def __getitem__(self, index: int) -> Footage:
+        return self.takes[index].footage(index, self.problems)
+
+
+class _Take:
+    """One video and its masks: what is known of it before it is segmented."""
+
+    def __init__(self, settings: PredictDataModule, path: Path, mask: Path) -> None:
+        self.movie: Movie = open_movie(path, settings.fps)
+        self.mask = mask
+        self.settings = settings
+        self.name = path.resolve().name if path.is_dir() else path.stem
+
+    def footage(self, index: int = 0, problems: dict[str, str] | None = None) -> Footage:
+        """The video with its passes; the masks are read now, frames when they are asked for.
+
+        Raises:
+            FileNotFoundError: the mask is missing.
+            ValueError: it cannot be used.
+        """
+        movie, settings = self.movie, self.settings
+        last = len(movie.frame_names) - 1
+        default = last if settings.direction == "backward" else 0
+        if settings.frame is not None:
+            named = frame_number(settings.frame, movie.frame_names)
+            position = int(settings.frame) if settings.frame.isdecimal() else last + 1
+            default = position if named is None else named
+            if default > last:
+                raise ValueError(
+                    f"data.frame={settings.frame}: {movie.path} has no such frame, only {movie.frame_names[0]} to "
+                    f"{movie.frame_names[-1]}; give a name or a number from 0"
+                )
+        prompts = read_prompts(self.mask, movie.frame_names, movie.size, default, settings.masks)
+        orders = passes(settings.direction, prompts, last + 1)
+        read = movie.reader(settings.short_side)
+        return Footage(
+            _video(self, index, range(last + 1), {}, movie.reader()),
+            tuple(_video(self, index, order, prompts, read) for order in orders),
+            movie.seconds,
+            _identity(movie, prompts, orders, settings.short_side),
+            problems,
+        )
+
+
+def passes(direction: Direction, prompts: dict[int, np.ndarray], count: int) -> list[range]:
+    """The frames of each pass, in its order.
+
+    In ``both``, the backward pass begins where the last object is given for the first time, and the forward pass where
+    the first one is.
+
+    Args:
+        direction: of the prediction.
+        prompts: frame number -> ``(H, W)`` ids.
+        count: frames of the video.
+
+    Returns:
+        Ranges of frame numbers.
+    """
+    if direction == "forward":
+        return [range(count)]
+    if direction == "backward":
+        return [range(count - 1, -1, -1)]
+    starts: dict[int, int] = {}
+    for t in sorted(prompts):
+        for id_ in np.unique(prompts[t]):
+            starts.setdefault(int(id_), t)
+    starts.pop(0, None)
+    backward = range(max(starts.values()), -1, -1)
+    forward = range(min(starts.values()), count)
+    return [forward] if backward.start == 0 else [backward, forward]
+
+
+def _video(
+    take: _Take, index: int, order: range, prompts: dict[int, np.ndarray], read: Callable[[int], Tensor]
+) -> Video:
+    """The frames of a pass; its objects are numbered in the order in which they start in it."""
+    names = take.movie.frame_names
+    given = {order.index(t): ids for t, ids in prompts.items() if t in order}
+    object_ids = list(dict.fromkeys(int(id_) for t in sorted(given) for id_ in np.unique(given[t]) if id_))
+    lookup = np.zeros(256, dtype=np.uint8)
+    lookup[object_ids] = np.arange(1, len(object_ids) + 1)
+    return Video(
+        index=index,
+        name=take.name,
+        size=take.movie.size,
+        object_ids=tuple(object_ids),
+        prompts={t: torch.from_numpy(lookup[ids]) for t, ids in given.items()},
+        frame_names=[names[t] for t in order],
+        read_frame=partial(_read, read, order),
+        read_target=_no_target,
+    )
+
+
+def _read(read: Callable[[int], Tensor], order: range, t: int) -> Tensor:
+    return read(order[t])
+
+
+def _no_target(t: int) -> None:
+    return None
+
+
+def _identity(movie: Movie, prompts: dict[int, np.ndarray], orders: Sequence[range], short_side: int | None) -> str:
+    digest = hashlib.sha256(f"{movie.identity} {movie.size} {orders} {short_side}".encode())
+    for t in sorted(prompts):
+        digest.update(f"{t} {prompts[t].shape}".encode() + prompts[t].tobytes())
+    return digest.hexdigest()
+
+
+def _videos(path: Path) -> list[Path]:
+    """The videos in a folder; none if it is a file or the folder of the frames of one."""
+    if not path.is_dir():
+        return []
+    inside = sorted((p for p in path.iterdir() if not p.name.startswith(".")), key=lambda p: natural(p.name))
+    if any(p.is_file() and p.suffix.lower() in IMAGE_SUFFIXES for p in inside):
+        return []
+    return [p for p in inside if p.is_dir() or p.suffix.lower() in MOVIE_SUFFIXES]
+
+
+def _mask_of(video: Path, masks: Path) -> Path:
+    """The mask of one of several videos."""
+    if not masks.is_dir():
+        raise FileNotFoundError(f"{masks}: no such folder; for a folder of videos give one with a mask for each")
+    name = video.name if video.is_dir() else video.stem
+    found = [path for path in (masks / name, *(masks / f"{name}{suffix}" for suffix in SUFFIXES)) if path.exists()]
+    if len(found) != 1:
+        what = " and ".join(path.name for path in found) or "no mask"
+        raise ValueError(f"{video}: {what} in {masks}; put one file or folder called {name} there")
+    return found[0]

@@ -64,7 +64,7 @@ class MaskWriter(FrameCallback):
         parts = (type(pl_module).__name__, settings, trainer.precision, self._weights, footage.identity)
         fingerprint = hashlib.sha256(" ".join(map(str, parts)).encode()).hexdigest()
         self._footage = footage
-        self._later = [{name for other in passes[i + 1 :] for name in other.frame_names} for i in range(len(passes))]
+        self._later = [{seen for other in passes[i + 1 :] for seen in other.frame_names} for i in range(len(passes))]
         self._record = record = PredictionRecord(root, name, fingerprint)
         console = Console(soft_wrap=True, highlight=False)
         if record.is_finished():

@@ -29,6 +29,7 @@ class RunSummary(Callback):
             "table": root / "results",
             "pictures": root / "pictures",
             "masks": root / "masks",
+            "overlays": root / "overlays",
         }
         for name, path in places.items():
             if path.exists():

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import re
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from fractions import Fraction
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-import av
-import numpy as np
-import torch
 from torch import Tensor
 
-from datamodules.images import IMAGE_SUFFIXES, image_size, read_image, shrunk
+from datamodules.images import IMAGE_SUFFIXES, image_size, read_image
+from datamodules.movie_file import MovieFile, stamp, to_tensor
 
 MOVIE_SUFFIXES = (
     ".mp4",
@@ -31,8 +27,6 @@ MOVIE_SUFFIXES = (
     ".wmv",
     ".gif",
 )
-BLOCK = 16  # frames that are decoded in one go
-BLOCK_BYTES = 2**27  # fewer of them where they are large
 
 
 class Movie(Protocol):
@@ -118,186 +112,13 @@ class FrameFolder:
     @property
     def identity(self) -> str:
         """Names, sizes and times of the files."""
-        return repr([_stamp(picture) for picture in self.pictures])
+        return repr([stamp(picture) for picture in self.pictures])
 
     def reader(self, short_side: int | None = None) -> Callable[[int], Tensor]:
         """See :class:`Movie`; nothing is kept."""
-        return lambda t: _to_tensor(read_image(self.pictures[t], short_side, upright=True))
-
-
-class MovieFile:
-    """A file that FFmpeg can read; its first video stream, cover pictures apart.
-
-    The time stamps of all frames are read at once, which decodes nothing; so the number of frames is exact, also at a
-    variable rate. Rotation that the file asks for is done.
-
-    Args:
-        path: the file.
-
-    Raises:
-        ValueError: not a video, no frames, or no time stamps.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        with self.opened() as container:
-            stream = _stream(container)
-            packets = [
-                (packet.pts, packet.dts, packet.is_keyframe)
-                for packet in container.demux(stream)
-                if packet.size and not packet.is_discard
-            ]
-            if not packets:
-                raise ValueError(f"{path}: a video without frames; it may have been cut off while it was recorded")
-            stamps = {pts for pts, _, _ in packets if pts is not None}
-            if len(stamps) < len(packets):
-                raise ValueError(f"{path}: frames without time stamps of their own; {_REPACK}")
-            self.stamps = np.array(sorted(stamps), dtype=np.int64)
-            keys = sorted((pts, dts or pts) for pts, dts, is_key in packets if is_key and pts is not None)
-            self.keys = np.array(keys, dtype=np.int64).reshape(-1, 2)  # presentation time, and where to seek
-            base = stream.time_base or Fraction(1, 1000)
-        count = len(self.stamps)
-        width = max(5, len(str(count - 1)))
-        self.frame_names = [f"{t:0{width}d}" for t in range(count)]
-        self.seconds = [float((int(stamp) - int(self.stamps[0])) * base) for stamp in self.stamps]
-        self.size = self._size()
-
-    @property
-    def identity(self) -> str:
-        """Name, size and time of the file."""
-        return repr(_stamp(self.path))
-
-    def opened(self) -> av.container.InputContainer:
-        """The file.
-
-        Raises:
-            ValueError: it is not a video.
-        """
-        try:
-            return av.open(str(self.path))
-        except av.FFmpegError as error:
-            raise ValueError(f"{self.path}: not a readable video ({error.strerror}); {_REPACK}") from error
-
-    def reader(self, short_side: int | None = None) -> Callable[[int], Tensor]:
-        """See :class:`Movie`."""
-        return _Decoder(self, short_side)
-
-    def _size(self) -> tuple[int, int]:
-        """``(H, W)`` of the first frame, upright."""
-        try:
-            with self.opened() as container:
-                picture = next(container.decode(_stream(container)), None)
-        except av.FFmpegError as error:
-            raise ValueError(f"{self.path}: its first frame cannot be decoded ({error.strerror}); {_REPACK}") from error
-        if picture is None or picture.pts != self.stamps[0]:
-            raise ValueError(f"{self.path}: the time stamps of its frames cannot be relied on; {_REPACK}")
-        lies = round(picture.rotation / 90) % 2
-        return (picture.width, picture.height) if lies else (picture.height, picture.width)
-
-
-_REPACK = "write it anew, such as with: ffmpeg -i <it> -pix_fmt yuv420p new.mp4"
-
-
-class _Decoder:
-    """Decodes block by block and keeps the last two, so that neighbours may be asked for in any order.
-
-    A block is decoded on from the last one or, if that was not the one before it, from the key frame before it.
-    """
-
-    def __init__(self, movie: MovieFile, short_side: int | None) -> None:
-        self.movie = movie
-        self.short_side = short_side
-        height, width = shrunk(movie.size, short_side)
-        self._length = max(1, min(BLOCK, BLOCK_BYTES // (3 * height * width)))
-        self._blocks: dict[int, list[Tensor]] = {}
-        self._lock = threading.Lock()
-        self._container: av.container.InputContainer | None = None
-        self._pictures: Iterator[av.VideoFrame] = iter(())
-        self._next = -1  # frame that the decoder is about to deliver
-        self._sought = False  # whether it began in the middle of the file
-
-    def __call__(self, t: int) -> Tensor:
-        """Frame ``t``, ``(3, h, w)`` uint8 RGB.
-
-        Raises:
-            ValueError: it cannot be decoded.
-        """
-        number, place = divmod(t, self._length)
-        with self._lock:
-            if number not in self._blocks:
-                if len(self._blocks) == 2:
-                    del self._blocks[next(iter(self._blocks))]
-                self._blocks[number] = self._decode(number * self._length, len(self.movie.stamps))
-            return self._blocks[number][place]
-
-    def _decode(self, first: int, count: int) -> list[Tensor]:
-        """The block that begins with frame ``first``."""
-        length = min(self._length, count - first)
-        if first != self._next:
-            self._seek(first)
-        try:
-            frames = self._collect(first, length)
-            if len(frames) < length and self._sought:  # some files cannot be entered in the middle
-                self._seek(0)
-                frames = self._collect(first, length)
-        except av.FFmpegError as error:
-            raise ValueError(f"{self.movie.path}: damaged near frame {first} ({error.strerror}); {_REPACK}") from error
-        if len(frames) < length:
-            raise ValueError(f"{self.movie.path}: frame {first + len(frames)} of {count} cannot be decoded; {_REPACK}")
-        self._next = first + length
-        return frames
-
-    def _collect(self, first: int, length: int) -> list[Tensor]:
-        """Frames from ``first`` on, up to the first one that is missing; earlier ones are passed over."""
-        frames: list[Tensor] = []
-        for picture in self._pictures:
-            stamp = self.movie.stamps[first + len(frames)]
-            if picture.pts is None or picture.is_corrupt or picture.pts > stamp:
-                break
-            if picture.pts == stamp:
-                frames.append(self._picture(picture))
-                if len(frames) == length:
-                    break
-        return frames
-
-    def _seek(self, t: int) -> None:
-        """Make the decoder begin at the key frame before frame ``t``, at the beginning of the file if there is none."""
-        movie = self.movie
-        before = int(np.searchsorted(movie.keys[:, 0], movie.stamps[t], side="right")) - 1
-        self._sought = before > 0
-        if self._container is None or not self._sought:
-            if self._container is not None:
-                self._container.close()
-            self._container = movie.opened()
-        stream = _stream(self._container)
-        if self._sought:
-            self._container.seek(int(movie.keys[before, 1]), stream=stream)
-        self._pictures = self._container.decode(stream)
-
-    def _picture(self, picture: av.VideoFrame) -> Tensor:
-        width, height = shrunk((picture.width, picture.height), self.short_side)
-        array = picture.reformat(width, height, "rgb24", interpolation="AREA").to_ndarray()
-        return _to_tensor(np.rot90(array, round(picture.rotation / 90)))
+        return lambda t: to_tensor(read_image(self.pictures[t], short_side, upright=True))
 
 
 def natural(name: str) -> list[tuple[int, str]]:
     """Sorting key: runs of digits by their value, everything else by its letters."""
     return [(int(part), part) if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
-
-
-def _stream(container: av.container.InputContainer) -> av.video.VideoStream:
-    for stream in container.streams.video:
-        if not stream.disposition & av.stream.Disposition.attached_pic:
-            return stream
-    raise ValueError(
-        f"{container.name}: no video in it, only {', '.join(s.type for s in container.streams) or 'nothing'}"
-    )
-
-
-def _stamp(path: Path) -> tuple[str, int, int]:
-    status = path.stat()
-    return path.name, status.st_size, status.st_mtime_ns
-
-
-def _to_tensor(array: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))

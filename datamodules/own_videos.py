@@ -11,12 +11,14 @@ from typing import Literal
 import numpy as np
 import torch
 from lightning import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from datamodules.annotations import SUFFIXES
 from datamodules.images import IMAGE_SUFFIXES
 from datamodules.movies import MOVIE_SUFFIXES, Movie, natural, open_movie
-from datamodules.prompts import SUFFIXES, frame_number, read_prompts
+from datamodules.prompts import frame_number, read_prompts
 from lightning_vos.types import Footage, Video
 
 Direction = Literal["forward", "backward", "both"]
@@ -31,8 +33,8 @@ class PredictDataModule(LightningDataModule):
             mask file or folder for each, named as the video.
         frame: frame, by name or number, of a mask that names none; by default the first one, or the last one if the
             direction is ``backward``.
-        masks: names of the frames whose masks are read, where ``mask`` has several; ``None``: the first one alone;
-            ``all``.
+        masks: frames whose masks are read, where ``mask`` has several: names separated by commas, or ``all``; ``None``:
+            the first one alone.
         direction: ``forward`` in time, ``backward``, or ``both`` from the given masks. In ``both`` the masks of the
             forward pass go first; those of the backward pass fill the time before an object is given.
         short_side: frames are shrunk so that the shorter side has at most this many pixels; ``None`` keeps them. Masks
@@ -49,7 +51,7 @@ class PredictDataModule(LightningDataModule):
         video: str,
         mask: str,
         frame: str | None = None,
-        masks: list[str] | Literal["all"] | None = None,
+        masks: str | None = None,
         direction: Direction = "forward",
         short_side: int | None = 480,
         fps: float = 24.0,
@@ -95,6 +97,7 @@ class PredictDataModule(LightningDataModule):
                 if not several:
                     raise
                 self.problems[path.name] = str(error)
+                rank_zero_warn(f"{path.name}: {error}; the other videos are segmented")
 
     def predict_dataloader(self) -> DataLoader[Footage]:
         """The videos, one at a time; they decode their own frames ahead.
@@ -148,7 +151,8 @@ class _Take:
                     f"data.frame={settings.frame}: {movie.path} has no such frame, only {movie.frame_names[0]} to "
                     f"{movie.frame_names[-1]}; give a name or a number from 0"
                 )
-        prompts = read_prompts(self.mask, movie.frame_names, movie.size, default, settings.masks)
+        asked = None if settings.masks is None else [name.strip() for name in settings.masks.split(",")]
+        prompts = read_prompts(self.mask, movie.frame_names, movie.size, default, asked)
         orders = passes(settings.direction, prompts, last + 1)
         read = movie.reader(settings.short_side)
         return Footage(
@@ -225,13 +229,20 @@ def _identity(movie: Movie, prompts: dict[int, np.ndarray], orders: Sequence[ran
 
 
 def _videos(path: Path) -> list[Path]:
-    """The videos in a folder; none if it is a file or the folder of the frames of one."""
+    """The videos in a folder; none if it is a file or the folder of the frames of one.
+
+    Raises:
+        ValueError: both frames and video files are in it.
+    """
     if not path.is_dir():
         return []
     inside = sorted((p for p in path.iterdir() if not p.name.startswith(".")), key=lambda p: natural(p.name))
+    movies = [p for p in inside if p.is_file() and p.suffix.lower() in MOVIE_SUFFIXES]
     if any(p.is_file() and p.suffix.lower() in IMAGE_SUFFIXES for p in inside):
+        if movies:
+            raise ValueError(f"{path}: frames of a video, or videos such as {movies[0].name}? Move one kind elsewhere")
         return []
-    return [p for p in inside if p.is_dir() or p.suffix.lower() in MOVIE_SUFFIXES]
+    return [p for p in inside if p.is_dir() or p in movies]
 
 
 def _mask_of(video: Path, masks: Path) -> Path:

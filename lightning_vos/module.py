@@ -416,6 +416,7 @@ class VOSModule(LightningModule):
         with self.sequence():
             if video.state is not None:
                 self.load_sequence_state(video.state)
+                video.state = None
             for t, frame in enumerate(video, video.start):
                 mask = None
                 if t in video.prompts:

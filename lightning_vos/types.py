@@ -20,6 +20,7 @@ one-hot float maps in [0, 1]. *Probabilities* are in [0, 1]; *logits* are log-od
 from __future__ import annotations
 
 import copy
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -198,7 +199,8 @@ class Footage:
     @classmethod
     def of(cls, video: Video) -> Footage:
         """A sequence of a data set, in one pass at 24 frames a second."""
-        return cls(video, (video,), [t / 24 for t in range(len(video))], repr(video))
+        given = {t: zlib.crc32(prompt.numpy().tobytes()) for t, prompt in video.prompts.items()}
+        return cls(video, (video,), [t / 24 for t in range(len(video))], f"{video} {given}")
 
     def __repr__(self) -> str:
         """That of the video."""

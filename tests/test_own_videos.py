@@ -16,7 +16,8 @@ from PIL import ExifTags, Image
 from pycocotools import mask as run_length
 
 from datamodules import PredictDataModule
-from datamodules.movies import BLOCK, open_movie
+from datamodules.movie_file import BLOCK
+from datamodules.movies import open_movie
 from datamodules.own_videos import passes
 from datamodules.prompts import frame_number, read_prompts
 from lightning_vos.types import PALETTE, Footage
@@ -266,7 +267,7 @@ def test_which_frame_a_mask_belongs_to(tmp_path: Path) -> None:
         write_mask(tmp_path / "m" / f"{name}.png", LABELS)
     assert frames_of(tmp_path / "m") == [2]
     assert frames_of(tmp_path / "m", asked=["5", "00003"]) == [3, 5]
-    assert frames_of(tmp_path / "m", asked="all") == [2, 3, 5]
+    assert frames_of(tmp_path / "m", asked=["all"]) == [2, 3, 5]
     assert [frame_number(name, ["b", "a"]) for name in ("a", "b", "1")] == [1, 0, None]
 
 
@@ -274,7 +275,7 @@ def test_a_colour_is_the_same_object_on_every_frame(tmp_path: Path) -> None:
     colours = np.array([(0, 0, 0), (10, 250, 3), (200, 0, 0)], dtype=np.uint8)
     write_mask(tmp_path / "m" / "00000.png", colours[np.where(LABELS == 2, 2, 0)], palette=False)
     write_mask(tmp_path / "m" / "00003.png", colours[LABELS], palette=False)
-    prompts = read_prompts(tmp_path / "m", NAMES, SIZE, asked="all")
+    prompts = read_prompts(tmp_path / "m", NAMES, SIZE, asked=["all"])
     assert np.array_equal(prompts[3], LABELS)
     assert np.array_equal(prompts[0], np.where(LABELS == 2, 2, 0))
 

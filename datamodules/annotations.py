@@ -1,0 +1,180 @@
+"""What is drawn on one frame: a picture of labels or colours, a picture of each object, or COCO run-length codes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as run_length
+
+from datamodules.images import opened
+from lightning_vos.types import PALETTE, VOID
+
+PICTURES = (".png", ".bmp")
+SUFFIXES = (*PICTURES, ".json")
+MOST = VOID - 1
+COLOUR = 1 << 24  # added to the 24 bits of a colour, so that it cannot be taken for an id
+DAVIS_COLOURS = {
+    COLOUR + int(colour): id_ for id_, colour in enumerate(PALETTE.astype(np.int64) @ (1 << 16, 1 << 8, 1))
+}
+_MANY = 32  # more of them, not of that palette, are soft edges
+
+Key = int | str  # an id, a colour, or the name of an object
+Given = Path | list[Path] | list[dict[str, Any]]  # labels; one picture per object; run-length codes
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """What is given on a frame, as it was drawn.
+
+    Attributes:
+        where: file or folder, for messages.
+        labels: ``(H, W)`` uint8; 0 nothing, k is ``keys[k - 1]``.
+        keys: what the objects are called there: an id, a colour, a name.
+    """
+
+    where: Path
+    labels: np.ndarray
+    keys: list[Key]
+
+
+def read_annotation(mask: Path, given: Given, size: tuple[int, int]) -> Annotation:
+    """Read what is given on a frame; the rules are those of :func:`~datamodules.prompts.read_prompts`.
+
+    Args:
+        mask: file or folder that it was found in.
+        given: a picture of labels, pictures of one object each, or run-length codes.
+        size: ``(H, W)`` of the video.
+
+    Raises:
+        FileNotFoundError: a file is gone.
+        ValueError: it is damaged, shows no object or too many, is of another size, or cannot be understood.
+    """
+    if isinstance(given, Path):
+        where, annotation = given, _labels(given, size)
+    else:
+        where = mask if isinstance(given[0], dict) else given[0].parent
+        annotation = _stacked(where, given, size)
+    if not annotation.keys:
+        raise ValueError(f"{where}: the mask is empty; mark every object to follow with an id from 1 to {MOST}")
+    return annotation
+
+
+def _labels(path: Path, size: tuple[int, int]) -> Annotation:
+    """A picture of labels or colours."""
+    values, is_palette = _values(path, size)
+    keys, labels = np.unique(values, return_inverse=True)
+    if len(keys) > _MANY and keys[-1] > COLOUR and not {int(key) for key in keys[1:]} <= DAVIS_COLOURS.keys():
+        raise ValueError(
+            f"{path}: {len(keys)} colours; more than {_MANY} are taken for soft edges: save the mask without, or as "
+            "a palette PNG of ids"
+        )
+    if VOID < keys[-1] < COLOUR:
+        raise ValueError(f"{path}: ids up to {keys[-1]}; ids are 1 to {MOST}, one for each object")
+    ids = [int(key) for key in keys if key not in (0, VOID)]
+    if VOID in keys and not ids:
+        ids, values = [1], values // VOID  # 0 and 255: one object
+        keys, labels = np.unique(values, return_inverse=True)
+    elif VOID in keys and not is_palette:
+        raise ValueError(
+            f"{path}: grey values {ids[0]} to {VOID}: ids beside void, or soft edges? Save ids as a palette PNG, or "
+            "one object as 0 and 255 without soft edges"
+        )
+    lookup = np.zeros(len(keys), dtype=np.uint8)
+    lookup[np.isin(keys, ids)] = np.arange(1, len(ids) + 1)
+    return Annotation(path, lookup[labels.reshape(values.shape)], list(ids))
+
+
+def _values(path: Path, size: tuple[int, int]) -> tuple[np.ndarray, bool]:
+    """``(H, W)`` integers: ids, or colours plus ``COLOUR``; and whether they are palette indices."""
+    check_suffix(path)
+    with opened(path) as image:
+        _check_size(path, (image.height, image.width), size)
+        if image.mode in ("P", "L", "1") or image.mode.startswith("I"):
+            return np.asarray(image).astype(np.int64), image.mode == "P"
+        picture = np.asarray(image.convert("RGBA")).astype(np.int64)
+    colours = picture[..., :3] * (picture[..., 3:] > 127)
+    red, green, blue = np.moveaxis(colours, -1, 0)
+    if (red == green).all() and (red == blue).all():  # grey, stored as colours
+        return red, False
+    values = (red << 16) + (green << 8) + blue
+    return np.where(values > 0, values + COLOUR, 0), False
+
+
+def _stacked(where: Path, given: Sequence[Path | dict[str, Any]], size: tuple[int, int]) -> Annotation:
+    """One picture or code per object; where they overlap, the smaller one is seen."""
+    keys = [_key(entry, place) for place, entry in enumerate(given, 1)]
+    if len(set(keys)) < len(keys):
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"{where}: two masks of object {twice} on one frame; keep one of the two")
+    if len(keys) > MOST:
+        raise ValueError(f"{where}: {len(keys)} objects, at most {MOST} are possible; leave some out")
+    areas: dict[int, int] = {}
+    for label, entry in enumerate(given, 1):
+        areas[label] = int(np.count_nonzero(_object(where, entry, size)))
+        if not areas[label]:
+            name = entry if isinstance(entry, Path) else f"{where}, object {keys[label - 1]}"
+            raise ValueError(f"{name}: the mask is empty; mark the object or leave it out")
+    labels = np.zeros(size, dtype=np.uint8)
+    for label in sorted(areas, key=lambda label: -areas[label]):  # read again: never are all in memory
+        labels[_object(where, given[label - 1], size)] = label
+    return Annotation(where, labels, keys)
+
+
+def _check_size(path: Path, size: tuple[int, int], wanted: tuple[int, int]) -> None:
+    if size != wanted:
+        turned = ", as it is when it is turned upright" if size == wanted[::-1] else ""
+        raise ValueError(
+            f"{path}: the mask is {size[0]}x{size[1]}, the video {wanted[0]}x{wanted[1]} (height x width){turned}; "
+            "draw it on a frame of the video at full size"
+        )
+
+
+def check_suffix(path: Path) -> None:
+    """Refuse a file that cannot be a mask.
+
+    Raises:
+        ValueError: such as a JPEG, which does not keep ids.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise ValueError(
+            f"{path}: masks are {', '.join(SUFFIXES)} files; JPEG and others do not keep ids, save it as PNG"
+        )
+
+
+def _key(entry: Path | dict[str, Any], place: int) -> Key:
+    if isinstance(entry, dict):
+        return int(entry.get("track_id", place))
+    return int(entry.stem) if entry.stem.isdecimal() and 1 <= int(entry.stem) <= MOST else entry.stem
+
+
+def _object(where: Path, entry: Path | dict[str, Any], size: tuple[int, int]) -> np.ndarray:
+    """``(H, W)`` bool."""
+    if isinstance(entry, Path):
+        values, is_palette = _values(entry, size)
+        if not is_palette and values.max() == VOID:
+            return values > VOID // 2  # soft edges
+        return values > 0
+    code = entry.get("segmentation", entry)
+    try:
+        if isinstance(code, list):
+            code = run_length.merge(run_length.frPyObjects(code, *size))
+        elif isinstance(code["counts"], list):
+            if sum(code["counts"]) != code["size"][0] * code["size"][1]:
+                raise ValueError("its runs do not fill the picture")
+            code = run_length.frPyObjects(code, *code["size"])
+        height, width = (int(side) for side in code["size"])
+        decoded: np.ndarray = run_length.decode(code) > 0
+        if isinstance(code["counts"], str):  # one that was cut off decodes as well, to something else
+            again = run_length.encode(np.asfortranarray(decoded))["counts"].decode()
+            if again != code["counts"]:
+                raise ValueError("its runs do not fill the picture")
+    except (KeyError, TypeError, IndexError) as error:
+        raise ValueError(f"{where}: not a COCO run-length code ({error!r}); give size and counts") from error
+    except ValueError as error:
+        raise ValueError(f"{where}: a damaged run-length code ({error}); write it anew") from error
+    _check_size(where, (height, width), size)
+    return decoded

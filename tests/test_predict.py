@@ -242,9 +242,10 @@ def test_bad_videos_do_not_stop_the_others(
         write_movie(videos / f"{name}.mp4", frames)
         write_mask(masks / f"{name}.png", labels[0])
     write_frames(videos / "b", frames, suffix=".jpg")
-    (videos / "b" / "00002.jpg").write_bytes((videos / "b" / "00002.jpg").read_bytes()[:600])
+    (videos / "b" / "00002.jpg").write_bytes((videos / "b" / "00002.jpg").read_bytes()[:-300])
     write_mask(masks / "b" / "00000.png", labels[0])
     (videos / "c.mp4").write_bytes(b"not a video")
+    write_mask(masks / "c.png", labels[0])
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr("sys.argv", ["lightning_vos", *command(checkpoint, videos, masks, tmp_path / "out")])
     with pytest.raises(SystemExit) as stopped:

@@ -63,6 +63,42 @@ def test_the_gradient_of_a_step_is_the_same_on_any_number_of_devices(
             assert error < 1e-6, f"{name}, {devices} devices, {passes} passes: {error:.2g}"
 
 
+class Scores(Callback):
+    """Writes what a validation has logged, to the last bit, to ``scores.txt``."""
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            names = ("J&F", "J", "F", "J_recall", "J_decay", "F_recall", "F_decay", "J&F_copied_first_mask")
+            scores = [f"{name} {float(trainer.callback_metrics[f'val/{name}']).hex()}\n" for name in names]
+            (Path(trainer.default_root_dir) / "scores.txt").write_text("".join(scores))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_scores_are_the_same_on_any_number_of_devices(method: str, demo: Path, tmp_path: Path) -> None:
+    """Three videos on 1, 2, 3 and 4 devices: shared evenly or not, one each, one device too many."""
+    (command,) = commands("video", f"METHOD={method}", "DATA=demo")
+    trained = [*command, *small_model(method), *tiny(demo, tmp_path / "trained"), *training()]
+    started([*trained, "--trainer.limit_val_batches=0"])
+    (command,) = commands("eval", f"METHOD={method}", "DATA=demo", f"CKPT={tmp_path}/trained/checkpoints/last.ckpt")
+    found = []
+    for devices in (1, 2, 3, 4):
+        out = tmp_path / f"{devices}"
+        options = ["--trainer.strategy=ddp_fork"] if devices > 1 else []
+        started(
+            [
+                *command,
+                *tiny(demo, out),
+                "--trainer.callbacks+=test_ddp.Scores",
+                f"--trainer.devices={devices}",
+                *options,
+            ]
+        )
+        files = sorted((out / "results").glob("*.csv"))
+        found.append([(out / "scores.txt").read_text(), *(file.read_text() for file in files)])
+        assert len(found[-1]) == 3
+    assert found[1:] == [found[0]] * 3
+
+
 # ---------------------------------------------------------------- a rank that fails
 
 

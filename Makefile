@@ -150,7 +150,7 @@ sweep: $(VENV)/installed ## register experiments/METHOD/sweep.yaml at W&B
 
 agents: $(VENV)/installed ## submit an array of COUNT trials of SWEEP=entity/project/id; NODES, GPUS, ... are those of a trial
 	$(if $(SWEEP),,$(error SWEEP is empty: give entity/project/id, as make sweep prints it))
-	@$(submit) --folder=$(RUNS)/sweeps/$(notdir $(SWEEP)) --name=sweep-$(notdir $(SWEEP)) --array=$(COUNT) -- \
+	@$(submit) --folder=$(RUNS)/sweeps/$(notdir $(SWEEP)) --name=sweep-$(notdir $(SWEEP)) --array=$(COUNT) --after=$(AFTER) -- \
 		env STAGE=$(filter-out all,$(STAGE)) DATA=$(DATA) DATA_ROOT=$(DATA_ROOT) RECIPE="$(RECIPE)" WEIGHTS=$(WEIGHTS) \
 		PRECISION=$(PRECISION) RUNS=$(RUNS) ARGS='$(ARGS)' $(AGENT) $(SWEEP)
 

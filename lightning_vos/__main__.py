@@ -213,12 +213,18 @@ def quieten() -> None:
         ".*`srun` command is available on your system but is not used.*",  # a login node; see check_tasks
     ):
         warnings.filterwarnings("ignore", message=message)
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
+    for name in (
+        "lightning.pytorch.utilities.rank_zero",
+        "lightning.fabric.utilities.rank_zero",
+        "lightning.pytorch.trainer.connectors.signal_connector",
+    ):
         logging.getLogger(name).addFilter(_is_news)
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    return not record.getMessage().startswith(("\N{ELECTRIC LIGHT BULB} Tip", "TPU available", "HPU available"))
+    # Lightning's requeue gives way to that of LastCheckpoint.
+    old = ("\N{ELECTRIC LIGHT BULB} Tip", "TPU available", "HPU available", "SLURM auto-requeueing enabled")
+    return not record.getMessage().startswith(old)
 
 
 def main(args: Sequence[str] | None = None) -> VOSCLI:

@@ -17,7 +17,7 @@ from typing import Any
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue", "scancel")
 SEARCH = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/sbin"))
-PATIENCE = float(os.environ.get("VOS_TEST_PATIENCE", "300"))  # seconds; a busy machine needs more
+PATIENCE = float(os.environ.get("VOS_TEST_PATIENCE", "600"))  # seconds; a busy machine needs more
 
 CONFIG = """
 ClusterName=test
@@ -46,7 +46,8 @@ SlurmdParameters=config_overrides
 ReturnToService=2
 JobRequeue=1
 KillWait=5
-NodeName={host} NodeAddr=127.0.0.1 CPUs=8 State=UNKNOWN
+MinJobAge=86400
+NodeName={host} NodeAddr=127.0.0.1 CPUs=16 State=UNKNOWN
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 

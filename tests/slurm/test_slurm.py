@@ -8,7 +8,7 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(
     reason=f"needs a real Slurm, {', '.join(missing())} not found: apt-get install slurm-wlm munge",
 )
 
-METHOD, STEPS, EVERY, PAUSE = "remn", 12, 3, 8
+METHOD, STEPS, EVERY, PAUSE, RATES = "remn", 12, 3, 8, [1e-3, 1e-4]
 
 
 @pytest.fixture(scope="module")
@@ -92,28 +92,87 @@ def output(folder: Path) -> str:
     return "".join(path.read_text() for path in sorted(folder.glob("slurm-*.log")))
 
 
+class Jobs(NamedTuple):
+    """Numbers of the jobs, all submitted and interrupted at once; they share the static stage of the chain."""
+
+    chain: list[str]
+    interrupted: dict[str, str]
+    array: str
+
+
 @pytest.fixture(scope="module")
-def whole(slurm: Cluster, demo: Path, runs: Path) -> Path:
+def jobs(slurm: Cluster, demo: Path, runs: Path) -> Jobs:
+    chain = submit(slurm, demo, runs, "whole", "STAGE=all")
+    after = [f"AFTER={chain[0]}", f"WEIGHTS={runs}/whole/static/checkpoints/last.ckpt"]
+    # Slurm looks at limits every half minute or so, so a notice comes up to a minute too early.
+    limits = {"signalled": [], "limited": [f"TIME={math.ceil(PATIENCE / 300)}", "NOTICE=10"], "killed": []}
+    interrupted = {
+        run: submit(slurm, demo, runs, run, "STAGE=video", *after, *limit, pause=PAUSE)[0]
+        for run, limit in limits.items()
+    }
+    sweep = {
+        "command": yaml.safe_load((ROOT / f"experiments/{METHOD}/sweep.yaml").read_text())["command"],
+        "parameters": {"model.lr": {"values": RATES}},
+    }
+    (runs / "sweep.yaml").write_text(yaml.safe_dump(sweep))
+    agent = f"AGENT={ROOT}/.venv/bin/python tests/slurm/agent.py {runs}/sweep.yaml"
+    words = ["agents", "SWEEP=me/mine/tiny", f"COUNT={len(RATES)}", agent, *after]
+    (array,) = submit(slurm, demo, runs, "unused", *words, pause=PAUSE)
+
+    trials = [f"sweeps/tiny/trial{number}" for number in range(1, len(RATES) + 1)]
+    for run in (*interrupted, *trials):
+        for rank in range(2):
+            slurm.until((runs / run / f"video/paused-{rank}").exists, f"rank {rank} of {run} to reach step {PAUSE}")
+    slurm.call("scancel", "--signal=USR1", interrupted["signalled"])
+    os.kill(int((runs / "killed/video/paused-1").read_text()), signal.SIGKILL)
+    for number in range(1, len(RATES) + 1):
+        slurm.call("scancel", "--signal=USR1", f"{array}_{number}")
+    return Jobs(chain, interrupted, array)
+
+
+@pytest.fixture(scope="module")
+def whole(slurm: Cluster, jobs: Jobs, runs: Path) -> Path:
     """All stages undisturbed, by one command."""
-    jobs = submit(slurm, demo, runs, "whole", "STAGE=all")
-    assert len(jobs) == 3
-    for stage, job in zip(("static", "video", "eval"), jobs, strict=True):
+    assert len(jobs.chain) == 3
+    for stage, job in zip(("static", "video", "eval"), jobs.chain, strict=True):
         assert slurm.finished(job) == "COMPLETED", output(runs / "whole" / stage)
     return runs / "whole"
 
 
-def same_end(slurm: Cluster, job: str, whole: Path, folder: Path, restarts: str, saved: int) -> None:
-    """The run has been queued again and ended as the undisturbed one, step for step, as one W&B run."""
+@pytest.mark.parametrize(
+    ("run", "saved"), [("signalled", PAUSE), ("limited", PAUSE), ("killed", PAUSE // EVERY * EVERY)]
+)
+def test_a_run_that_is_interrupted_goes_on(run: str, saved: int, slurm: Cluster, jobs: Jobs, runs: Path) -> None:
+    folder, job = runs / run / "video", jobs.interrupted[run]
+    status = "exit status 137" if run == "killed" else "exit status 75"
+    slurm.until(lambda: f"{status}: queued again" in output(folder), "the job to end")
+    assert ("stopped by SIGUSR1 after step 8 of 12" in output(folder)) is (run != "killed")
+
+    # Ended as the undisturbed one, step for step, as one W&B run.
     assert slurm.finished(job) == "COMPLETED", output(folder)
-    assert slurm.field(job, "Restarts") == restarts
+    assert slurm.finished(jobs.chain[1]) == "COMPLETED", output(runs / "whole" / "video")
+    assert slurm.field(job, "Restarts") == "1"
     for part in ("state_dict", "optimizer_states", "lr_schedulers"):
-        assert differences(last(whole / "video")[part], last(folder)[part]) == []
-    expected = clips(whole / "video")
+        assert differences(last(runs / "whole/video")[part], last(folder)[part]) == []
+    expected = clips(runs / "whole/video")
     assert len(expected) == STEPS
     assert clips(folder) == [*expected[:PAUSE], *expected[saved:]]
-    parts = sorted((folder / "wandb").glob("offline-run-*"))
-    assert len(parts) == int(restarts) + 1
+    parts = list((folder / "wandb").glob("offline-run-*"))
+    assert len(parts) == 2
     assert {path.name.rpartition("-")[2] for path in parts} == {(folder / "wandb/run_id.txt").read_text().strip()}
+
+
+def test_an_array_of_trials_that_are_stopped_and_go_on(slurm: Cluster, jobs: Jobs, runs: Path) -> None:
+    trials = [runs / f"sweeps/tiny/trial{number}/video" for number in (1, 2)]
+    for number, (trial, rate) in enumerate(zip(trials, RATES, strict=True), 1):
+        assert slurm.finished(f"{jobs.array}_{number}") == "COMPLETED", output(runs / "sweeps/tiny")
+        assert slurm.field(f"{jobs.array}_{number}", "Restarts") == "1"
+        assert last(trial)["global_step"] == STEPS
+        assert last(trial)["hyper_parameters"]["lr"] == rate
+        assert [int(line.split()[0]) for line in clips(trial)] == list(range(1, STEPS + 1))
+        parts = list((trial / "wandb").glob("offline-run-*"))
+        assert {path.name.rpartition("-")[2] for path in parts} == {f"trial{number}"}
+    assert not list((runs / "sweeps/tiny").glob("trial-*.sh"))
 
 
 def test_stages_follow_each_other(whole: Path) -> None:
@@ -124,59 +183,6 @@ def test_stages_follow_each_other(whole: Path) -> None:
     assert f"--model.weights={whole}/static/checkpoints/last.ckpt" in script
     results = "results/global_results-val.csv"
     assert (whole / "eval" / results).read_text() == (whole / "video" / results).read_text()
-
-
-@pytest.mark.parametrize("by", ["scancel --signal", "time limit"])
-def test_a_run_that_is_asked_to_stop_goes_on(by: str, slurm: Cluster, demo: Path, runs: Path, whole: Path) -> None:
-    folder = runs / by[0] / "video"
-    # Slurm looks at limits every half minute or so, so a notice comes up to a minute too early.
-    limit = [] if by.startswith("scancel") else [f"TIME={math.ceil(PATIENCE / 150)}", "NOTICE=10"]
-    weights = f"WEIGHTS={whole}/static/checkpoints/last.ckpt"
-    (job,) = submit(slurm, demo, runs, by[0], "STAGE=video", weights, *limit, pause=PAUSE)
-    slurm.until((folder / "paused-1").exists, f"step {PAUSE}")
-    if by.startswith("scancel"):
-        slurm.call("scancel", "--signal=USR1", job)
-    slurm.until(lambda: "stopped by SIGUSR1" in output(folder), "the state to be saved")
-    same_end(slurm, job, whole, folder, "1", saved=PAUSE)
-
-
-def test_a_run_that_loses_a_rank_goes_on(slurm: Cluster, demo: Path, runs: Path, whole: Path) -> None:
-    folder = runs / "killed" / "video"
-    weights = f"WEIGHTS={whole}/static/checkpoints/last.ckpt"
-    (job,) = submit(slurm, demo, runs, "killed", "STAGE=video", weights, pause=PAUSE)
-    slurm.until((folder / "paused-1").exists, f"step {PAUSE}")
-    slurm.until((folder / "paused-0").exists, f"step {PAUSE}")
-    os.kill(int((folder / "paused-1").read_text()), signal.SIGKILL)
-    slurm.until(lambda: "exit status 137: queued again" in output(folder), "the job to end")
-    same_end(slurm, job, whole, folder, "1", saved=PAUSE // EVERY * EVERY)
-
-
-def test_an_array_of_trials(slurm: Cluster, demo: Path, runs: Path, whole: Path) -> None:
-    """Two trials with learning rates of their own; the second is stopped, and goes on with the same one."""
-    rates = [1e-3, 1e-4]
-    sweep = {
-        "command": yaml.safe_load((ROOT / f"experiments/{METHOD}/sweep.yaml").read_text())["command"],
-        "parameters": {"model.lr": {"values": rates}},
-    }
-    (runs / "sweep.yaml").write_text(yaml.safe_dump(sweep))
-    agent = f"AGENT={ROOT}/.venv/bin/python tests/slurm/agent.py {runs}/sweep.yaml"
-    weights = f"WEIGHTS={whole}/static/checkpoints/last.ckpt"
-    words = ["agents", "SWEEP=me/mine/tiny", "COUNT=2", agent, weights]
-    (array,) = submit(slurm, demo, runs, "unused", *words, pause=PAUSE)
-    trials = [runs / f"sweeps/tiny/trial{number}/video" for number in (1, 2)]
-    for number, trial in enumerate(trials, 1):
-        slurm.until((trial / "paused-1").exists, f"step {PAUSE} of trial {number}")
-        slurm.call("scancel", "--signal=USR1", f"{array}_{number}")
-    for number, (trial, rate) in enumerate(zip(trials, rates, strict=True), 1):
-        assert slurm.finished(f"{array}_{number}") == "COMPLETED", output(runs / "sweeps/tiny")
-        assert slurm.field(f"{array}_{number}", "Restarts") == "1"
-        assert last(trial)["global_step"] == STEPS
-        assert last(trial)["hyper_parameters"]["lr"] == rate
-        steps = [int(line.split()[0]) for line in clips(trial)]
-        assert steps == list(range(1, STEPS + 1))
-        parts = list((trial / "wandb").glob("offline-run-*"))
-        assert {path.name.rpartition("-")[2] for path in parts} == {f"trial{number}"}
-    assert not list((runs / "sweeps/tiny").glob("trial-*.sh"))
 
 
 def test_a_wrong_number_of_tasks_is_refused(slurm: Cluster, demo: Path, runs: Path) -> None:

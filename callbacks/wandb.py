@@ -37,8 +37,8 @@ class AutoWandbLogger(WandbLogger):
     ) -> None:
         os.makedirs(save_dir, exist_ok=True)
         reason = offline_reason()
-        if "WANDB_RUN_ID" not in os.environ:
-            kwargs.setdefault("id", run_id(Path(save_dir)))
+        if "WANDB_RUN_ID" not in os.environ and not kwargs.get("version"):
+            kwargs["id"] = kwargs.get("id") or run_id(Path(save_dir))  # the command line hands over id=None
         super().__init__(
             save_dir=save_dir,
             project=os.environ.get("WANDB_PROJECT", project),

@@ -137,7 +137,9 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(
     assert lines(killed, "validations.txt") == [step for step in lines(whole, "validations.txt") if step != missed]
     if logging:
         wandb.finish()
-        assert len(list((killed / "wandb").glob("offline-run-*/*.wandb"))) == 2
+        parts = list((killed / "wandb").glob("offline-run-*/*.wandb"))
+        assert len(parts) == 2
+        assert {part.stem for part in parts} == {f"run-{(killed / 'wandb/run_id.txt').read_text().strip()}"}
         curves = [logged_steps(killed / f"curves/version_{version}/metrics.csv") for version in range(2)]
         assert curves[1] == list(range(saved, STEPS))
         assert curves[0] == list(range(len(curves[0])))

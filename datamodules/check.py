@@ -253,8 +253,8 @@ def main(args: Sequence[str] | None = None) -> int:
     except (OSError, ValueError, ArgumentError) as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         return 2
-    console = Console(soft_wrap=not sys.stdout.isatty(), highlight=False)
     quiet = not sys.stdout.isatty()
+    console = Console(soft_wrap=quiet, highlight=False, width=140 if quiet else None)  # names must not be cut in a log
     reports = [check() for check in track(checks, "opening every file", console=console, disable=quiet)]
     show(reports, console)
     return int(any(report.faults for report in reports))

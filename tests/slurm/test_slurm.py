@@ -17,10 +17,13 @@ from cluster import PATIENCE, Cluster, cluster, missing
 from interruption import differences
 from tiny_runs import ROOT, small_model, tiny, training, write_tiny_demo
 
-pytestmark = pytest.mark.skipif(
-    bool(missing()),
-    reason=f"needs a real Slurm, {', '.join(missing())} not found: apt-get install slurm-wlm munge",
-)
+pytestmark = [
+    pytest.mark.skipif(
+        bool(missing()),
+        reason=f"needs a real Slurm, {', '.join(missing())} not found: apt-get install slurm-wlm munge",
+    ),
+    pytest.mark.xdist_group("slurm"),  # one cluster for all
+]
 
 METHOD, STEPS, EVERY, PAUSE, RATES = "remn", 12, 3, 8, [1e-3, 1e-4]
 

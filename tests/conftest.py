@@ -78,7 +78,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         values = item.callspec.params.values() if hasattr(item, "callspec") else ()
         named = {str(value).replace("_", "").lower() for value in values}
         method = next((name for name in METHODS if name.lower() in named), "")
-        item.add_marker(pytest.mark.xdist_group(f"{item.path.stem} {method}"))
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(f"{item.path.stem} {method}"))
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -175,9 +175,8 @@ def _stream(container: av.container.InputContainer) -> av.video.VideoStream:
     for stream in container.streams.video:
         if not stream.disposition & av.stream.Disposition.attached_pic:
             return stream
-    raise ValueError(
-        f"{container.name}: no video in it, only {', '.join(s.type for s in container.streams) or 'nothing'}"
-    )
+    others = ", ".join(stream.type for stream in container.streams)
+    raise ValueError(f"{container.name}: no video in it{f', only {others}' if others else ''}; give another file")
 
 
 def stamp(path: Path) -> tuple[str, int, int]:

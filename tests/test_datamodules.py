@@ -609,7 +609,7 @@ def test_validation_inside_the_run(tmp_path: Path, video_data: Callable[..., Vid
 @pytest.mark.parametrize("call", ["validate", "predict"])
 def test_evaluation_loaders(tmp_path: Path, video_data: Callable[..., VideoDataModule], call: str) -> None:
     model = Recorder()
-    model.predict_step = lambda footage, index: model.validation_step(footage.video, index)  # type: ignore[method-assign]
+    model.predict_step = lambda footage, batch_idx: model.validation_step(footage.video, batch_idx)  # type: ignore[method-assign]
     getattr(trainer(tmp_path), call)(model, video_data())
     assert model.videos == ["elk", "fox"]
 

@@ -176,7 +176,7 @@ check-data: $(VENV)/installed ## open every frame and mask of DATA, name what is
 	$(BIN)/python -m datamodules.check $(wildcard experiments/data/$(DATA).yaml experiments/submission/$(DATA).yaml) --root=$(DATA_ROOT) $(ARGS)
 
 test: $(VENV)/installed ## the test suite, with coverage
-	$(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadgroup --cov --cov-report=term
+	$(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadgroup --no-loadscope-reorder --cov --cov-report=term
 
 lint: $(VENV)/installed ## ruff and mypy
 	$(BIN)/ruff check .

@@ -68,12 +68,18 @@ SMALL: dict[str, dict[str, Any]] = {
     },
 }
 
+LONGEST = ["test_slurm", "test_kills", "test_resume", "test_ddp", "test_experiments"]
+
 METHODS = [name for name in lightning_vos.__all__ if name != "VOSModule"]
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of a module share what it has trained, so they run in one process; those of two methods share nothing."""
+    """Tests of a module share what it has trained, so they run in one process; those of two methods share nothing.
+
+    The longest come first, so that no process is left alone with them at the end.
+    """
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
     for item in items:
         values = item.callspec.params.values() if hasattr(item, "callspec") else ()
         named = {str(value).replace("_", "").lower() for value in values}

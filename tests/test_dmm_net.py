@@ -590,11 +590,12 @@ def test_similarity_mixes_cosine_and_overlap(monkeypatch: pytest.MonkeyPatch) ->
         model.step(frames[:, 0], one_hot(labels[:, 0], 2))
         templates, previous = model.templates.features, model.templates.previous
         features = model.encode(model.normalize(frames[:, 1]))
+        pooled = model.query(features).pooled
         model.advance(features, None)
         proposals = model.proposal_masks
     for k in range(2):
         for j in range(proposals.shape[1]):
-            cosine = F.cosine_similarity(templates[0, k], features.pooled[0, j], dim=0)
+            cosine = F.cosine_similarity(templates[0, k], pooled[0, j], dim=0)
             iou = overlap(previous[0, k] > 0.5, proposals[0, j] > 0.5)
             assert float(seen[1][0, k, j]) == pytest.approx(float(0.75 * cosine + 0.25 * iou), abs=1e-5)
 

@@ -260,7 +260,8 @@ def test_bad_videos_do_not_stop_the_others(
 
 def test_make_predict_takes_the_newest_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "Makefile").symlink_to(ROOT / "Makefile")
-    (tmp_path / "experiments").symlink_to(ROOT / "experiments")
+    for name in ("experiments", "requirements.txt"):
+        (tmp_path / name).symlink_to(ROOT / name)
     words = ("-C", str(tmp_path), "predict", "VIDEO=a.mp4", "MASK=m.png", "DIRECTION=both")
     assert "no checkpoint runs/remn-*/video/checkpoints/last.ckpt: make train" in make(*words, check=False).stderr
     for age, run_name in ((300, "remn-old"), (100, "remn-demo"), (0, "hmmn-demo")):

@@ -73,6 +73,7 @@ def in_a_process(args: list[str], kill: str | None = None) -> subprocess.Complet
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", "NO_ALBUMENTATIONS_UPDATE": "1"}
     environment["PYTHONPATH"] = f"{ROOT}:{ROOT / 'tests'}"
     environment.pop("VOS_TEST_KILL", None)
+    environment.pop("WANDB_SERVICE", None)  # that of this process, where the run would stay open when it is killed
     if kill is not None:
         environment["VOS_TEST_KILL"] = kill
     command = [sys.executable, "-m", "lightning_vos", *args]

@@ -90,7 +90,7 @@ $(if $(CKPT),,$(error no checkpoint $(RUNS)/$(METHOD)-*/video/checkpoints/last.c
 endif
 endif
 
-.PHONY: help train static video eval predict compare submission check-data command check slurm sweep agents sync test lint format clean
+.PHONY: help train static video eval predict compare submission check-data command check slurm sweep agents sync test coverage lint format clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -175,8 +175,13 @@ submission: $(VENV)/installed ## masks of CKPT for the server of DATA (experimen
 check-data: $(VENV)/installed ## open every frame and mask of DATA, name what is wrong
 	$(BIN)/python -m datamodules.check $(wildcard experiments/data/$(DATA).yaml experiments/submission/$(DATA).yaml) --root=$(DATA_ROOT) $(ARGS)
 
-test: $(VENV)/installed ## the test suite, with coverage
-	$(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadgroup --no-loadscope-reorder --cov --cov-report=term
+test: $(VENV)/installed ## the test suite
+	$(BIN)/python -m pytest $(parallel)
+
+coverage: $(VENV)/installed ## the test suite, and which lines it runs
+	$(BIN)/python -m pytest $(parallel) --cov --cov-report=term
+
+parallel = -n auto --maxprocesses=4 --dist=loadgroup --no-loadscope-reorder
 
 lint: $(VENV)/installed ## ruff and mypy
 	$(BIN)/ruff check .

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from lightning import LightningModule, Trainer
 from PIL import Image
 from torch import Tensor
 
-from callbacks.palette import PALETTE, edges, shrunk
+from callbacks.palette import PALETTE, edges, shrunk, unfinished
 from lightning_vos.types import VOID, FrameCallback, Video
 
 _TINT, _OUTLINE = 140, 230  # opacity of an object and of the line around it, of 255
@@ -52,7 +51,6 @@ class ClipImages(FrameCallback):
         if trainer.sanity_checking or video.index >= self.videos:
             return
         stem = self._folder(trainer) / video.name / f"{t:05d}"
-        stem.parent.mkdir(parents=True, exist_ok=True)
         small, found = shrunk(frame, labels, self.width)
         picture = Image.fromarray(small.permute(1, 2, 0).contiguous().cpu().numpy())
         _save(picture, stem.with_suffix(".webp"), quality=60, method=2)
@@ -80,6 +78,5 @@ def _save_layer(labels: Tensor, objects: int, path: Path) -> None:
 
 
 def _save(image: Image.Image, path: Path, **options: object) -> None:
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    image.save(unfinished, format="WEBP" if path.suffix == ".webp" else "PNG", **options)
-    os.replace(unfinished, path)
+    with unfinished(path) as beside:
+        image.save(beside, format="WEBP" if path.suffix == ".webp" else "PNG", **options)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
 import statistics
 import time
@@ -19,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from callbacks.palette import unfinished
 from lightning_vos.types import ClipBatch, FrameCallback, Video
 
 WARMUP = 2  # steps that are not timed: kernels are chosen, loaders start
@@ -107,9 +107,8 @@ class DryRun(FrameCallback):
         if not trainer.is_global_zero:
             return
         rows = [*(json.loads(self.output.read_text()) if self.output.exists() else []), row]
-        unfinished = self.output.with_suffix(".unfinished")
-        unfinished.write_text(json.dumps(rows))
-        os.replace(unfinished, self.output)
+        with unfinished(self.output) as beside:
+            beside.write_text(json.dumps(rows))
         if self.table:
             Console().print(summary(rows))
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 from lightning import LightningModule, Trainer
 from torch import Tensor
 
 from callbacks.fps import device_name
+from callbacks.palette import unfinished
 from lightning_vos.types import FrameCallback, Video
 
 
@@ -57,11 +57,8 @@ class EvaluationRecord(FrameCallback):
                 if name.startswith(prefix)
             },
         }
-        path = self._path(trainer)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-        unfinished.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        os.replace(unfinished, path)
+        with unfinished(self._path(trainer)) as beside:
+            beside.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
     on_test_epoch_start = on_validation_epoch_start
     on_test_end = on_validation_end

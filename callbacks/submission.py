@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import shutil
 import zipfile
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from rich.console import Console
 from torch import Tensor
 
 from callbacks.davis_evaluation import evaluation_set
-from callbacks.palette import PALETTE, labels_to_save, save_palette_png
+from callbacks.palette import PALETTE, labels_to_save, save_palette_png, unfinished
 from lightning_vos.types import FrameCallback, Video
 
 _NAMED = 5  # faults that an error names
@@ -74,22 +73,18 @@ class Submission(FrameCallback):
         if not trainer.is_global_zero:
             return
         final = self._zip(trainer)
-        unfinished = final.with_name(f".{final.name}.{os.getpid()}")
-        try:
-            with zipfile.ZipFile(unfinished, "w", zipfile.ZIP_STORED) as file:  # PNGs are compressed already
+        with unfinished(final) as beside:
+            with zipfile.ZipFile(beside, "w", zipfile.ZIP_STORED) as file:  # PNGs are compressed already
                 for path in sorted(self._masks(trainer).rglob("*.png")):
                     file.write(path, (Path(self.folder) / path.relative_to(self._masks(trainer))).as_posix())
             dataset = evaluation_set(trainer)
-            wrong = list(faults(unfinished, dataset, self.folder, self.every))
+            wrong = list(faults(beside, dataset, self.folder, self.every))
             if wrong:
                 more = f" and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else ""
                 raise ValueError(
                     f"{final.name} is not written, it would be refused: {'; '.join(wrong[:_NAMED])}{more}; "
                     f"the masks are in {self._masks(trainer)}"
                 )
-            os.replace(unfinished, final)
-        finally:
-            unfinished.unlink(missing_ok=True)
         size = final.stat().st_size / 2**20
         Console(soft_wrap=True, highlight=False).print(f"checked   {final}, {len(dataset)} videos, {size:.1f} MiB")
 

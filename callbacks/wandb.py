@@ -15,6 +15,8 @@ import wandb
 from lightning.fabric.utilities.rank_zero import rank_zero_info, rank_zero_only
 from lightning.pytorch.loggers import WandbLogger
 
+from callbacks.palette import unfinished
+
 
 class AutoWandbLogger(WandbLogger):
     """WandbLogger that chooses offline mode by itself and says how to upload later.
@@ -67,10 +69,8 @@ def run_id(save_dir: Path) -> str:
     """The W&B id of the run in a folder: the one that lies there, or a new one that is put there."""
     path = save_dir / "wandb" / "run_id.txt"
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(".unfinished")
-        unfinished.write_text(f"{secrets.token_hex(4)}\n")
-        os.replace(unfinished, path)
+        with unfinished(path) as beside:
+            beside.write_text(f"{secrets.token_hex(4)}\n")
     return path.read_text().strip()
 
 

@@ -152,6 +152,21 @@ class VOSDataModule(LightningDataModule):
                 sample.check()
         return samples
 
+    def all_stills(self, all_objects: bool = False) -> list[Still]:
+        """The checked samples of ``images``, repeats included; ``all_objects`` as for :meth:`ImageSet.stills`.
+
+        Raises:
+            FileNotFoundError: a folder or file is missing.
+            ValueError: no image set, or files that do not fit together.
+        """
+        if not self.images:
+            raise ValueError("data.images is empty: there are no still images to train on; name at least one set")
+        return [
+            still
+            for images in self.images
+            for still in self.checked(images.stills(self.root, all_objects)) * images.repeat
+        ]
+
     def training_set(self) -> Dataset[Clip]:
         """The stage's training set: checked, repeats included, indexed by :class:`~datamodules.samplers.ClipKey`."""
         raise NotImplementedError

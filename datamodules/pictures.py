@@ -99,9 +99,7 @@ class PictureDataModule(VOSDataModule):
         """
         if not self.images and not self.videos:
             raise ValueError("data.images and data.videos are empty: there is no picture; name at least one set")
-        stills: list[Still] = []
-        for images in self.images:
-            stills += self.checked(images.stills(self.root, all_objects=True)) * images.repeat
+        stills = self.all_stills(all_objects=True) if self.images else []
         videos: list[VideoFiles] = []
         for sequences in self.videos:
             videos += self.checked(sequences.videos(self.root)) * sequences.repeat

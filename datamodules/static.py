@@ -69,9 +69,4 @@ class StaticDataModule(VOSDataModule):
             FileNotFoundError: a folder or file is missing.
             ValueError: no image set, or files that do not fit together.
         """
-        if not self.images:
-            raise ValueError("data.images is empty: the static stage trains on still images; name at least one set")
-        stills: list[Still] = []
-        for images in self.images:
-            stills += self.checked(images.stills(self.root)) * images.repeat
-        return StaticClips(stills, self.clip_length, StaticTransform(self.crop))
+        return StaticClips(self.all_stills(), self.clip_length, StaticTransform(self.crop))

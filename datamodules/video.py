@@ -4,13 +4,53 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+from torch.utils.data import Dataset
+
 from datamodules.base import VOSDataModule
 from datamodules.layouts import VideoFiles
+from datamodules.samplers import ClipKey
 from datamodules.sequences import TrainingSequences
-from datamodules.transforms import VideoTransform
+from datamodules.static import StaticClips
+from datamodules.transforms import StaticTransform, VideoTransform
+from lightning_vos.types import Clip
 
 # Gaps grow while the model learns and shrink at the end, as in XMem, whose 5 / 10 / 15 / 5 frames these are.
 CURRICULUM = ((0.0, 5), (0.1, 10), (0.3, 15), (0.9, 5))
+
+
+class MixedClips(Dataset[Clip]):
+    """Clips of videos, some of which give way to a clip made of a still image.
+
+    Few videos are soon known by heart; the pictures of stage one keep the matching general (our design; STM's authors
+    and others only pretrain on them).
+
+    Args:
+        videos: clips of videos; the length is theirs.
+        stills: clips of still images, drawn evenly.
+        share: probability that a clip is one of a still image.
+    """
+
+    def __init__(self, videos: TrainingSequences, stills: StaticClips, share: float) -> None:
+        self.videos = videos
+        self.stills = stills
+        self.share = share
+
+    def __len__(self) -> int:
+        """Number of sequences, repeats included."""
+        return len(self.videos)
+
+    def __getitem__(self, key: ClipKey) -> Clip:
+        """The clip that the key describes, always the same one.
+
+        Raises:
+            ValueError: a damaged file or an empty mask.
+        """
+        # A generator of its own: the clips that remain are those of a run without stills.
+        rng = np.random.default_rng([key.seed, len(self.stills)])
+        if rng.random() < self.share:
+            return self.stills[key._replace(index=int(rng.integers(len(self.stills))))]
+        return self.videos[key]
 
 
 class VideoDataModule(VOSDataModule):
@@ -22,24 +62,39 @@ class VideoDataModule(VOSDataModule):
             consecutive frames of a clip are at most so many frames of the original video apart. Default: 5, then 10, 15
             and 5 from 10, 30 and 90 % of the run. Frame numbers are read from the file names, so YouTube-VOS, which
             annotates every 5th frame, needs no other figures.
+        stills: share of the clips that are made of the still images of stage one (``images``), from 0 to below 1.
         **kwargs: see :class:`~datamodules.base.VOSDataModule`.
     """
 
-    def __init__(self, root: str = "data", max_skip: list[tuple[float, int]] | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        root: str = "data",
+        max_skip: list[tuple[float, int]] | None = None,
+        stills: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
         """See the class."""
         super().__init__(root, **kwargs)
+        if not 0 <= stills < 1:
+            raise ValueError(f"data.stills={stills} must be at least 0 and below 1: it is a share of the clips")
         self.max_skip = max_skip or CURRICULUM
+        self.stills = stills
 
-    def training_set(self) -> TrainingSequences:
-        """All sequences of ``videos``.
+    def training_set(self) -> TrainingSequences | MixedClips:
+        """All sequences of ``videos``, with ``stills`` also all samples of ``images``.
 
         Raises:
             FileNotFoundError: a folder, list or file is missing.
-            ValueError: no sequence set, or files that do not fit together.
+            ValueError: no sequence set, no image set though ``stills`` asks for one, or files that do not fit together.
         """
         if not self.videos:
             raise ValueError("data.videos is empty: the video stage trains on sequences; name at least one set")
         videos: list[VideoFiles] = []
         for sequences in self.videos:
             videos += self.checked(sequences.videos(self.root, dense=True)) * sequences.repeat
-        return TrainingSequences(videos, self.clip_length, self.max_objects, VideoTransform(self.crop))
+        clips = TrainingSequences(videos, self.clip_length, self.max_objects, VideoTransform(self.crop))
+        if not self.stills:
+            return clips
+        return MixedClips(
+            clips, StaticClips(self.all_stills(), self.clip_length, StaticTransform(self.crop)), self.stills
+        )

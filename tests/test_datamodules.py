@@ -492,6 +492,24 @@ def test_static_clips(tmp_path: Path) -> None:
     assert sorted(indices) == sorted("01234" * 4)
 
 
+def test_clips_of_videos_mixed_with_stills(tmp_path: Path) -> None:
+    write_davis(tmp_path, {"train": ["cow", "ant"]})
+    write_static(tmp_path / "s")
+    alone = video_clips(tmp_path)
+    mixed = video_clips(tmp_path, images=[ImageSet("s", repeat=2)], stills=0.4)
+    assert len(mixed) == len(alone)
+    keys = [ClipKey(seed % 2, 2, seed) for seed in range(60)]
+    same = [torch.equal(mixed[key].frames, alone[key].frames) for key in keys]
+    assert 26 < sum(same) < 46  # the others stay what they are without stills
+    for key, kept in zip(keys, same, strict=True):
+        stills = [mixed.stills[key._replace(index=index)].frames for index in range(10)]
+        assert kept is not any(torch.equal(mixed[key].frames, still) for still in stills)
+    with pytest.raises(ValueError, match=r"data\.stills=1\.0 must be at least 0 and below 1"):
+        video_clips(tmp_path, stills=1.0)
+    with pytest.raises(ValueError, match=r"data\.images is empty"):
+        video_clips(tmp_path, stills=0.5)
+
+
 # --- under a trainer -------------------------------------------------------------------------------------------------
 
 
@@ -624,7 +642,7 @@ def test_both_stages_take_the_same_description(tmp_path: Path) -> None:
         assert len(set(model.batches)) == 2
         assert data.val_dataloader() == []
     del description["images"]
-    with pytest.raises(ValueError, match=r"data\.images is empty: the static stage"):
+    with pytest.raises(ValueError, match=r"data\.images is empty: there are no still images"):
         StaticDataModule(str(tmp_path), **description).setup("fit")
     with pytest.raises(ValueError, match=r"data\.videos is empty: the video stage"):
         VideoDataModule(str(tmp_path)).setup("fit")

@@ -181,7 +181,8 @@ test: $(VENV)/installed ## the test suite
 coverage: $(VENV)/installed ## the test suite, and which lines it runs
 	$(BIN)/python -m pytest $(parallel) --cov --cov-report=term
 
-parallel = -n auto --maxprocesses=4 --dist=loadgroup --no-loadscope-reorder
+# a worker that dies ends the run: in place of it pytest-xdist starts another that may wait for ever
+parallel = -n auto --maxprocesses=4 --max-worker-restart=0 --dist=loadgroup --no-loadscope-reorder
 
 lint: $(VENV)/installed ## ruff and mypy
 	$(BIN)/ruff check .

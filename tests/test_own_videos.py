@@ -48,9 +48,10 @@ def footage(tmp_path: Path, **settings: Any) -> Footage:
 def test_backward_and_at_random_a_movie_shows_the_frames_that_it_shows_forward(
     name: str, codec: str, options: dict[str, str], tmp_path: Path
 ) -> None:
-    frames, _ = moving_square(50)
+    size = (64, 96)  # the encoder x265 writes past its memory where pictures are lower than 64
+    frames, _ = moving_square(50, size)
     movie = open_movie(write_movie(tmp_path / name, frames, codec, **options), 25)
-    assert (len(movie.frame_names), movie.size, movie.frame_names[49]) == (50, SIZE, "00049")
+    assert (len(movie.frame_names), movie.size, movie.frame_names[49]) == (50, size, "00049")
     read = movie.reader()
     forward = [read(t) for t in range(50)]
     assert all((shown.permute(1, 2, 0).numpy() - frames[t].astype(int)).std() < 12 for t, shown in enumerate(forward))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -19,9 +20,8 @@ from tiny_runs import ROOT, small_model, tiny, training, write_tiny_demo
 
 pytestmark = [
     pytest.mark.skipif(
-        bool(missing()) or "VOS_TEST_SLURM" not in os.environ,
-        reason=f"needs a real Slurm, {', '.join(missing()) or 'nothing'} not found: apt-get install slurm-wlm munge, "
-        "and ten minutes: set VOS_TEST_SLURM=1",
+        bool(missing()),
+        reason=f"needs a real Slurm, {', '.join(missing())} not found: apt-get install slurm-wlm munge",
     ),
     pytest.mark.xdist_group("slurm"),  # one cluster for all
 ]
@@ -148,8 +148,9 @@ def whole(slurm: Cluster, jobs: Jobs, runs: Path) -> Path:
 )
 def test_a_run_that_is_interrupted_goes_on(run: str, saved: int, slurm: Cluster, jobs: Jobs, runs: Path) -> None:
     folder, job = runs / run / "video", jobs.interrupted[run]
-    status = "exit status 137" if run == "killed" else "exit status 75"
-    slurm.until(lambda: f"{status}: queued again" in output(folder), "the job to end")
+    # Slurm ends the other rank, maybe before it has done so by itself: then the job's status is 128 + SIGTERM.
+    status = "137" if run == "killed" else "(75|143)"
+    slurm.until(lambda: re.search(f"exit status {status}: queued again", output(folder)), "the job to end")
     assert ("stopped by SIGUSR1 after step 8 of 12" in output(folder)) is (run != "killed")
 
     # Ended as the undisturbed one, step for step, as one W&B run.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 
@@ -31,7 +32,8 @@ class ResidentMemory(FrameCallback):
     """Prints resident memory and the number of masks on disk."""
 
     def __init__(self, masks: Path, base: int) -> None:
-        self.masks, self.base, self.at_base, self.began = masks, base, 0.0, time.perf_counter()
+        self.masks, self.base, self.began = masks, base, time.perf_counter()
+        self.at_base = self.at_end = 0.0
 
     def on_frame_end(
         self, trainer: Trainer, pl_module: LightningModule, video: Video, t: int, frame: Tensor, labels: Tensor
@@ -40,6 +42,8 @@ class ResidentMemory(FrameCallback):
         done = t + 1
         if done == self.base:
             self.at_base = resident_mb()
+        if done == len(video):
+            self.at_end = resident_mb()
         if done in {1, 100, self.base, len(video)} or done % 1000 == 0:
             speed = done / (time.perf_counter() - self.began)
             print(f"{done:<9}{len(list(self.masks.glob('*.png'))):<9}{resident_mb():<13.1f}{speed:.1f}", flush=True)
@@ -65,11 +69,14 @@ def main() -> None:
     parser.add_argument("--size", type=int, nargs=2, default=(480, 854), help="height and width, even")
     parser.add_argument("--base", type=int, default=500, help="frame after which memory must not grow")
     parser.add_argument("--accelerator", default="auto")
+    parser.add_argument("--folder", type=Path, help="new folder to keep the movie, its first mask and what is written")
     args = parser.parse_args()
 
     model = getattr(lightning_vos, read_checkpoint(args.ckpt)["method"]).load_from_checkpoint(args.ckpt, "cpu")
     video_set = EvaluationSet(SequenceSet("demo", split="val").videos(Path(args.root)))
-    with tempfile.TemporaryDirectory() as folder:
+    if args.folder:
+        args.folder.mkdir(parents=True)
+    with nullcontext(args.folder) if args.folder else tempfile.TemporaryDirectory() as folder:
         movie, mask, out = Path(folder) / "long.mp4", Path(folder) / "first.png", Path(folder) / "out"
         write_movie(movie, video_set, args.frames, tuple(args.size))
         labels = video_set[0].prompts[0]
@@ -88,8 +95,9 @@ def main() -> None:
         print("frame    masks    resident MB  frames/s")
         trainer.predict(model, PredictDataModule(str(movie), str(mask)), return_predictions=False)
         overlay = out / "overlays" / "long.mp4"
+        print(f"resident memory from frame {args.base} to the last: {memory.at_end / memory.at_base - 1:+.2%}")
+        # The encoder looks ahead over a number of frames that does not depend on the length of the video.
         print(f"after the overlay ({overlay.stat().st_size / 2**20:.0f} MB): {resident_mb():.1f} MB")
-        print(f"resident memory since frame {args.base}: {resident_mb() / memory.at_base - 1:+.2%}")
 
 
 if __name__ == "__main__":

@@ -62,6 +62,7 @@ eval_command   = $(launch) validate $(patsubst %,--config experiments/%.yaml,bas
 	--trainer.logger=false --ckpt_path=$(CKPT) $(ARGS)
 
 one_of = $(if $(filter-out $(2),$(or $($(1)),nothing)),$(error $(1)=$($(1)): choose from $(2)))
+no_space = $(foreach v,$(1),$(if $(word 2,$($(v))),$(error $(v)=$($(v)): a path with a space; give one without, such as a link to it)))
 sets   = $(basename $(notdir $(wildcard $(1:%=experiments/%/*.yaml))))
 ifneq ($(filter submission,$(MAKECMDGOALS)),)
 $(call one_of,METHOD,$(patsubst experiments/%/model.yaml,%,$(wildcard experiments/*/model.yaml)))
@@ -78,6 +79,11 @@ $(call one_of,METHOD,$(patsubst experiments/%/model.yaml,%,$(wildcard experiment
 $(call one_of,DATA,$(call sets,data))
 $(call one_of,STAGE,static video all$(if $(filter slurm command,$(MAKECMDGOALS)), eval))
 $(if $(RECIPE),$(call one_of,RECIPE,$(patsubst experiments/$(METHOD)/%/,%,$(dir $(wildcard experiments/$(METHOD)/*/model.yaml)))))
+endif
+
+# paths that are words of a command; predict and its CKPT may have spaces, CKPTS are a list
+ifneq ($(filter train static video eval submission compare check-data command check slurm agents,$(MAKECMDGOALS)),)
+$(call no_space,RUN RUNS DATA_ROOT WEIGHTS $(if $(filter eval submission,$(MAKECMDGOALS)),CKPT))
 endif
 
 ifneq ($(filter predict,$(MAKECMDGOALS)),)

@@ -238,7 +238,7 @@ def main(args: Sequence[str] | None = None) -> int:
         args: command line without the program; ``sys.argv`` by default.
 
     Returns:
-        Exit status: 0 without faults, 1 with, 2 if a configuration cannot be read.
+        Exit status: 0 without faults, 1 with, 2 if a configuration cannot be read or there is no such folder.
     """
     parser = ArgumentParser("datamodules.check", description=__doc__)
     parser.add_argument("configs", nargs="+", type=Path, help="files with a section data, as experiments/data/*.yaml")
@@ -249,6 +249,10 @@ def main(args: Sequence[str] | None = None) -> int:
         for path in given.configs:
             data = _data_of(path, given.root)
             data.prepare_data()
+            if not data.root.is_dir():
+                raise FileNotFoundError(
+                    f"{data.root}: no such folder; set DATA_ROOT or --root to where the data sets are"
+                )
             checks += checks_of(data.images, data.videos, data.val, data.root)
     except (OSError, ValueError, ArgumentError) as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")

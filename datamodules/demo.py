@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import fcntl
 import json
-import logging
 import os
 import shutil
 from pathlib import Path
 
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_info
 from PIL import Image
 
 from datamodules.demo_scenes import PHENOMENA, draw_scene
@@ -36,8 +36,6 @@ VALIDATION = (
     "occlusion-scale",
     "crossing-scale-distractor",
 )
-
-log = logging.getLogger(__name__)
 
 
 def write_demo(
@@ -99,7 +97,7 @@ def write_demo(
         fcntl.flock(lock, fcntl.LOCK_EX)
         if _read_stamp(final) == stamp:
             return final
-        log.info("Writing the demo data set to %s", final)
+        rank_zero_info(f"writing the demo data set to {final}, once: about a minute")
         for leftover in (partial, old):
             shutil.rmtree(leftover, ignore_errors=True)
         for split, videos, frames in (("train", train_videos, train_frames), ("val", val_videos, val_frames)):

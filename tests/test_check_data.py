@@ -209,6 +209,16 @@ def test_configuration_that_cannot_be_read(
     assert line in error
 
 
+def test_no_such_folder_is_one_line(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(config), "--root", f"{tmp_path}/nowhere"]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert (
+        printed.err
+        == f"error: {tmp_path}/nowhere: no such folder; set DATA_ROOT or --root to where the data sets are\n"
+    )
+
+
 def test_make_checks_both_uses_of_a_set() -> None:
     line = make("check-data", "DATA=youtube_vos", "DATA_ROOT=/sets").stdout
     assert "experiments/data/youtube_vos.yaml experiments/submission/youtube_vos.yaml --root=/sets" in line

@@ -366,6 +366,24 @@ def test_make_names_the_choices(words: list[str], line: str) -> None:
     assert re.fullmatch(rf"Makefile:\d+: \*\*\* {line}\.  Stop\.\n", done.stderr)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [["train", "RUN=a b"], ["video", "RUNS=my runs"], ["check-data", "DATA_ROOT=/my sets"], ["eval", "CKPT=a b.ckpt"]],
+)
+def test_make_refuses_spaces_where_it_cannot_take_them(words: list[str]) -> None:
+    done = make(*words, check=False)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert re.fullmatch(rf"Makefile:\d+: \*\*\* {words[1]}: a path with a space; give one .*\n", done.stderr)
+
+
+def test_make_predict_takes_spaces() -> None:
+    words = ["VIDEO=my clip.mp4", "MASK=my mask.png", "OUT=my dir", "CKPT=my file.ckpt"]
+    (command,) = commands("predict", *words)
+    options = {"--data.video=my clip.mp4", "--data.mask=my mask.png", "--ckpt_path=my file.ckpt"}
+    assert {*options, "--trainer.default_root_dir=my dir"} <= set(command)
+
+
 def test_make_passes_its_variables_on() -> None:
     (command,) = commands("video", "DATA=davis17", "RUN=mine", "DATA_ROOT=/sets", "WEIGHTS=a.ckpt", "ARGS=--a=1 --b=2")
     assert command[0] == "fit"

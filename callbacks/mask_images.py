@@ -63,9 +63,12 @@ class MaskImages(FrameCallback):
         self._columns = []
         if trainer.is_global_zero:
             key = f"{'test' if trainer.testing else 'val'}/{video.name}"
+            # The step at which Lightning is about to log the figures of this validation, which is one less than
+            # global_step: W&B drops what comes at a step before the last one, and that would be J&F.
+            step = trainer.fit_loop.epoch_loop._batches_that_stepped
             for logger in trainer.loggers:
                 if hasattr(logger, "log_image"):
-                    logger.log_image(key=key, images=[str(path)], step=trainer.global_step)
+                    logger.log_image(key=key, images=[str(path)], step=step)
 
 
 def _tile(frame: Tensor, labels: Tensor) -> Tensor:

@@ -494,6 +494,24 @@ def test_mask_images(tmp_path: Path) -> None:
         MaskImages(frames=0)
 
 
+def test_pictures_come_at_the_step_of_the_figures(tmp_path: Path) -> None:
+    """W&B drops what is logged at a step behind the last one: pictures must not run ahead of J&F."""
+    videos = Videos([6, 5], [1, 1])
+    logged: list[tuple[int | None, bool]] = []
+
+    class Record(_Pictures):
+        def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+            logged.append((step, "val/J&F" in metrics))
+
+        def log_image(self, key: str, images: list[str], step: int | None = None) -> None:
+            logged.append((step, False))
+
+    callbacks = [DavisEvaluation(table=False), MaskImages(videos=2)]
+    trainer = _trainer(tmp_path, callbacks, logger=Record(), max_steps=4, val_check_interval=2, num_sanity_val_steps=0)
+    trainer.fit(Model(videos), DataLoader(torch.ones(4, 1)), _loader(videos))
+    assert logged == [(1, False), (1, False), (1, True), (3, False), (3, False), (3, True)]
+
+
 def test_two_processes(tmp_path: Path) -> None:
     """Three videos over two ranks, one of them twice: results, files and speed as with one process."""
     videos = Videos([6, 5, 8], [1, 1, 2])

@@ -266,7 +266,7 @@ def test_page_in_a_browser(size: tuple[int, int], browser: Any, records: list[Re
     path = tmp_path / "comparison.html"
     path.write_text(page([hostile, *records[1:]]), encoding="utf-8")
     tab, complaints, requests = opened(browser, path, size)
-    tab.wait_for_function("document.getElementById('number').textContent === 'frame 0'")
+    tab.wait_for_function("document.getElementById('number').textContent === 'frame 2'")
 
     # Everything is there: a row a record, the charts, a view of the truth and of each record.
     assert tab.locator("#figures tbody tr").count() == len(records)
@@ -302,7 +302,7 @@ def test_page_in_a_browser(size: tuple[int, int], browser: Any, records: list[Re
     names = tab.locator("#sequence option").all_inner_texts()
     assert names == by_interest(records)
     tab.locator("#sequence").select_option(names[1])
-    tab.wait_for_function("document.getElementById('number').textContent === 'frame 0'")
+    tab.wait_for_function("document.getElementById('number').textContent === 'frame 2'")
     assert tab.locator("#time .legend").count() > 0
     tab.evaluate(
         "(name) => document.getElementById('sequences').emit('plotly_click', { points: [{ y: name }] })", names[0]

@@ -63,7 +63,7 @@ async function open(name) {
   views.forEach((view, index) => (view.masks = masks[index]));
   clip = { views, frames, numbers: source.numbers };
   $("scrubber").max = frames.length - 1;
-  show(0);
+  show(Math.floor(frames.length / 2)); // the first shows what was given, alike in all views
 }
 
 function show(place) {

@@ -61,6 +61,18 @@ class VOSCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Not Lightning's way, where a checkpoint's settings beat the command line; see :func:`with_settings_of`."""
 
+    def before_instantiate_classes(self) -> None:
+        """Refuse a folder that cannot be written to, before anything is built.
+
+        Raises:
+            OSError: with the option and what to do.
+        """
+        folder = Path(self._get(self.config, "trainer.default_root_dir") or ".")
+        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+            fault = f"nothing can be written to {there}" if there.is_dir() else f"{there} is a file, not a folder"
+            raise OSError(f"trainer.default_root_dir={folder}: {fault}; choose another RUN, RUNS or OUT")
+
     def instantiate_classes(self) -> None:
         """Build model, data and trainer.
 
@@ -275,8 +287,10 @@ def run(command: Callable[[], object] = main) -> None:
 
 
 def last_message(error: Exception) -> str:
-    """The message in one line; of an error in a loader's process, what comes after the traceback in it."""
+    """The message in one line, the operating system's file first; of a loader's process what follows the traceback."""
     text = str(error)
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        text = f"{error.filename}: {error.strerror}"  # without [Errno 13] and quotation marks
     if " in DataLoader worker process " in text:
         text = text.rpartition(f"\n{type(error).__name__}: ")[2]
     return " ".join(text.split())

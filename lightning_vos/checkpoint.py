@@ -138,5 +138,6 @@ def _read(path: str, kind: str) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # bytes that are something else make the unpickler fail in any way
-        reason = str(error).strip().partition("\n")[0].partition(". ")[0] or type(error).__name__
+        said = "" if isinstance(error, LookupError) else str(error).strip()  # a lookup names its key and nothing else
+        reason = said.partition("\n")[0].partition(". ")[0] or type(error).__name__
         raise ValueError(f"{path}: cannot be read as {kind} ({reason}); it is damaged or something else") from error

@@ -20,7 +20,7 @@ from PIL import Image
 from tiny_runs import METHODS, ROOT, commands, make, small_model, started, tiny, training, write_tiny_demo
 from torchvision.models import resnet18
 
-from lightning_vos.__main__ import main, run
+from lightning_vos.__main__ import last_message, main, run
 
 METHOD = "remn" if "remn" in METHODS else METHODS[0]
 
@@ -257,7 +257,7 @@ def test_checkpoint_of_another_method(complain: Complain, checkpoint: Path, demo
     )
 
 
-@pytest.mark.parametrize("content", [b"", b"half a file", None], ids=["empty", "text", "truncated"])
+@pytest.mark.parametrize("content", [b"", b"half a file", b"hello", None], ids=["empty", "text", "word", "truncated"])
 def test_damaged_checkpoint(
     content: bytes | None, complain: Complain, checkpoint: Path, demo: Path, tmp_path: Path
 ) -> None:
@@ -269,7 +269,9 @@ def test_damaged_checkpoint(
         arguments(demo, complain.out, f"--model.weights={damaged}", stage="video"),
         arguments(demo, complain.out, f"--ckpt_path={damaged}"),
     ):
-        assert re.fullmatch(rf"{damaged}: cannot be read as a checkpoint \(.+\); it is damaged .*", complain(args))
+        assert re.fullmatch(
+            rf"{damaged}: cannot be read as a checkpoint \([A-Za-z ]+.*\); it is damaged .*", complain(args)
+        )
 
 
 def test_file_that_is_no_checkpoint(complain: Complain, demo: Path, tmp_path: Path) -> None:
@@ -336,6 +338,21 @@ def test_a_process_ends_with_one_line(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
     assert re.search(r"^error: data.root=\S+/none: no such folder; .*\n\(VOS_TRACEBACK=1 .*\)\n\Z", done.stderr, re.M)
     assert not any(word in done.stderr + done.stdout for word in ("Warning", "Tip", "litlogger", "TPU"))
+
+
+def test_folder_that_is_a_file(complain: Complain, demo: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    line = complain(arguments(demo, tmp_path / "file" / "run"))
+    assert line == (
+        f"trainer.default_root_dir={tmp_path}/file/run: {tmp_path}/file is a file, not a folder; "
+        "choose another RUN, RUNS or OUT"
+    )
+
+
+def test_what_the_operating_system_says_in_one_line() -> None:
+    with pytest.raises(OSError, match="Errno") as caught:
+        Path("/dev/null/x").mkdir()
+    assert last_message(caught.value) == "/dev/null/x: Not a directory"
 
 
 def test_traceback_on_demand(monkeypatch: pytest.MonkeyPatch, demo: Path, tmp_path: Path) -> None:

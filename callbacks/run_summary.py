@@ -15,7 +15,7 @@ class RunSummary(Callback):
 
     ``J&F 0.743  J 0.731  F 0.755  (copied first mask 0.312)  12.3 FPS on <device>``
 
-    The figures are those of the last evaluation of the run.
+    The figures are those of the last evaluation of the run; a run that was found complete has none, and says so.
     """
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -37,6 +37,8 @@ class RunSummary(Callback):
         line = summary_line(trainer, pl_module)
         if line is not None:
             console.print(line)
+        elif stage == "fit" and 0 < trainer.max_steps <= trainer.global_step:
+            console.print(f"complete after {trainer.global_step} steps; make eval scores it, another RUN= starts anew")
 
 
 def summary_line(trainer: Trainer, pl_module: LightningModule) -> str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import multiprocessing
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -137,11 +136,18 @@ def test_copying_the_first_mask_fails_on_validation(validation: Path) -> None:
     assert 0.15 < np.mean(scores) < 0.30
 
 
-def test_a_complete_data_set_is_left_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is said of the writing, once for each data set that is written."""
+    lines: list[str] = []
+    monkeypatch.setattr("datamodules.demo.rank_zero_info", lines.append)
+    return lines
+
+
+def test_a_complete_data_set_is_left_alone(tmp_path: Path, said: list[str]) -> None:
     before = tiny(tmp_path).stat().st_ino
     assert tiny(tmp_path).stat().st_ino == before
-    assert len(caplog.records) == 1
+    assert said == [f"writing the demo data set to {tmp_path / 'demo'}, once: about a minute"]
 
 
 def test_interrupted_writing_is_redone(written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,12 +193,11 @@ def test_a_video_needs_a_frame(tmp_path: Path) -> None:
         tiny(tmp_path, val_frames=0)
 
 
-def test_one_of_several_threads_writes(written: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
+def test_one_of_several_threads_writes(written: Path, tmp_path: Path, said: list[str]) -> None:
     with ThreadPoolExecutor(4) as pool:
         folders = list(pool.map(tiny, [tmp_path] * 4))
     assert folders == [tmp_path / "demo"] * 4
-    assert len(caplog.records) == 1
+    assert said == [f"writing the demo data set to {tmp_path / 'demo'}, once: about a minute"]
     assert contents(tmp_path / "demo") == contents(written)
 
 

@@ -160,6 +160,7 @@ def test_a_finished_run_is_left_alone(method: str, demo: Path, weights: Path) ->
     assert cli.trainer.global_step == 1
     assert differences(before["state_dict"], last(weights.parents[1])["state_dict"]) == []
     assert f"checkpoint {weights}" in printed
+    assert "complete after 1 steps; make eval scores it" in printed
 
 
 # ---------------------------------------------------------------- several processes

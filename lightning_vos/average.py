@@ -1,0 +1,81 @@
+"""The mean of the weights of several checkpoints: ``python -m lightning_vos.average one.ckpt two.ckpt mean.ckpt``.
+
+Runs that start from the same first stage, and differ in their seed or their data, end close enough together for the
+mean of their weights to be a network too, often a better one than each (uniform soup: Wortsman et al., *Model soups*,
+ICML 2022). Runs that start apart do not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+import lightning_vos
+from lightning_vos.__main__ import quieten, run
+from lightning_vos.checkpoint import check_method, misfits, read_checkpoint
+from lightning_vos.module import VOSModule
+from lightning_vos.official import save_checkpoint
+
+
+def averaged(paths: Sequence[str]) -> VOSModule:
+    """A model with the mean of the weights, and the settings of the first checkpoint.
+
+    Means are taken in float64; counters are those of the first. Statistics of a batch norm are averaged like weights,
+    which is right where training leaves them as they are, as all our methods do.
+
+    Args:
+        paths: two checkpoints or more.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: fewer than two, not a checkpoint, another method, or weights of other shapes.
+    """
+    if len(paths) < 2:
+        raise ValueError(
+            f"{', '.join(paths)}: nothing to average; give two checkpoints or more, then the file to write"
+        )
+    for path in paths:
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"{path}: no such file; give checkpoints of runs from the same first stage")
+    first = read_checkpoint(paths[0])
+    model: VOSModule = getattr(lightning_vos, first["method"]).load_from_checkpoint(paths[0], map_location="cpu")
+    state = model.state_dict()
+    total = {name: value.double() for name, value in state.items() if value.is_floating_point()}
+    for path in paths[1:]:
+        other = read_checkpoint(path)
+        check_method(other, model, path)
+        if wrong := misfits(state, other["state_dict"]):
+            raise ValueError(
+                f"{path}: {len(wrong)} entries do not fit {paths[0]} ({'; '.join(wrong[:3])}, ...); "
+                "give checkpoints of runs with the same model settings"
+            )
+        for name in total:
+            total[name] += other["state_dict"][name]
+    with torch.no_grad():
+        for name, value in total.items():
+            state[name].copy_(value / len(paths))
+    return model
+
+
+def main(args: list[str] | None = None) -> None:
+    """Read, average, write.
+
+    Raises:
+        FileNotFoundError, ValueError: see :func:`averaged`; nothing is written then.
+    """
+    parser = argparse.ArgumentParser(prog="python -m lightning_vos.average", description=__doc__)
+    parser.add_argument("checkpoints", nargs="+", help="checkpoints of one method")
+    parser.add_argument("mean", help="where to write")
+    options = parser.parse_args(args)
+    quieten()
+    model = averaged(options.checkpoints)
+    save_checkpoint(model, options.mean)
+    sys.stdout.write(f"{options.mean}: {type(model).__name__}, mean of {len(options.checkpoints)} checkpoints\n")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -167,6 +167,19 @@ class VOSDataModule(LightningDataModule):
             for still in self.checked(images.stills(self.root, all_objects)) * images.repeat
         ]
 
+    def all_videos(self, dense: bool = False) -> list[VideoFiles]:
+        """The checked sequences of ``videos``, repeats included; ``dense`` as for :meth:`SequenceSet.videos`.
+
+        Raises:
+            FileNotFoundError: a folder, list or file is missing.
+            ValueError: files that do not fit together.
+        """
+        return [
+            video
+            for sequences in self.videos
+            for video in self.checked(sequences.videos(self.root, dense=dense)) * sequences.repeat
+        ]
+
     def training_set(self) -> Dataset[Clip]:
         """The stage's training set: checked, repeats included, indexed by :class:`~datamodules.samplers.ClipKey`."""
         raise NotImplementedError

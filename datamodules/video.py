@@ -8,7 +8,6 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from datamodules.base import VOSDataModule
-from datamodules.layouts import VideoFiles
 from datamodules.samplers import ClipKey
 from datamodules.sequences import TrainingSequences
 from datamodules.static import StaticClips
@@ -89,9 +88,7 @@ class VideoDataModule(VOSDataModule):
         """
         if not self.videos:
             raise ValueError("data.videos is empty: the video stage trains on sequences; name at least one set")
-        videos: list[VideoFiles] = []
-        for sequences in self.videos:
-            videos += self.checked(sequences.videos(self.root, dense=True)) * sequences.repeat
+        videos = self.all_videos(dense=True)
         clips = TrainingSequences(videos, self.clip_length, self.max_objects, VideoTransform(self.crop))
         if not self.stills:
             return clips

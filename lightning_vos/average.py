@@ -16,7 +16,7 @@ import torch
 
 import lightning_vos
 from lightning_vos.__main__ import quieten, run
-from lightning_vos.checkpoint import check_method, misfits, read_checkpoint
+from lightning_vos.checkpoint import check_fits, check_method, read_checkpoint
 from lightning_vos.module import VOSModule
 from lightning_vos.official import save_checkpoint
 
@@ -48,11 +48,8 @@ def averaged(paths: Sequence[str]) -> VOSModule:
     for path in paths[1:]:
         other = read_checkpoint(path)
         check_method(other, model, path)
-        if wrong := misfits(state, other["state_dict"]):
-            raise ValueError(
-                f"{path}: {len(wrong)} entries do not fit {paths[0]} ({'; '.join(wrong[:3])}, ...); "
-                "give checkpoints of runs with the same model settings"
-            )
+        advice = "give checkpoints of runs with the same model settings"
+        check_fits(state, other["state_dict"], path, advice, paths[0])
         for name in total:
             total[name] += other["state_dict"][name]
     with torch.no_grad():

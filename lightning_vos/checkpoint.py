@@ -42,17 +42,24 @@ def load_weights(module: nn.Module, path: str) -> None:
     checkpoint = read_checkpoint(path)
     check_method(checkpoint, module, f"--model.weights={path}")
     state = checkpoint["state_dict"]
-    wrong = misfits(module.state_dict(), state)
-    if wrong:
-        raise ValueError(
-            f"--model.weights={path}: {len(wrong)} entries do not fit ({'; '.join(wrong[:3])}, ...); "
-            "use the same model settings (trunk, widths) in both stages"
-        )
+    advice = "use the same model settings (trunk, widths) in both stages"
+    check_fits(module.state_dict(), state, f"--model.weights={path}", advice)
     module.load_state_dict(state)
 
 
-def misfits(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
-    """What keeps given entries from being loaded into a module's own: missing, unexpected, or of another shape."""
+def check_fits(own: Mapping[str, Tensor], given: Mapping[str, Tensor], what: str, advice: str, other: str = "") -> None:
+    """Refuse entries that cannot take the place of a module's own.
+
+    Args:
+        own: the module's entries.
+        given: what should take their place.
+        what: where that comes from, for the message.
+        advice: what to do, likewise.
+        other: where the module's entries come from, if that is to be named.
+
+    Raises:
+        ValueError: naming the first few that are missing, unexpected, or of another shape.
+    """
     wrong = [f"{name} is missing" for name in own if name not in given]
     wrong += [f"{name} is unexpected" for name in given if name not in own]
     wrong += [
@@ -60,7 +67,9 @@ def misfits(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]
         for name in own
         if name in given and given[name].shape != own[name].shape
     ]
-    return wrong
+    if wrong:
+        place = f" {other}" if other else ""
+        raise ValueError(f"{what}: {len(wrong)} entries do not fit{place} ({'; '.join(wrong[:3])}, ...); {advice}")
 
 
 def read_checkpoint(path: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from torch import nn
 from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
 
 from lightning_vos.blocks.backbone import read_pretrained
-from lightning_vos.checkpoint import misfits
+from lightning_vos.checkpoint import check_fits
 
 OF_CLASSES = ("roi_heads.box_predictor.", "roi_heads.mask_predictor.mask_fcn_logits.")
 """What depends on the classes, and starts afresh."""
@@ -28,12 +28,8 @@ def load_detector(net: nn.Module, source: str) -> None:
     own, given = (
         {name: value for name, value in state.items() if not _is_left_out(name)} for state in (net.state_dict(), given)
     )
-    wrong = misfits(own, given)
-    if wrong:
-        raise ValueError(
-            f"proposal_weights={source}: {len(wrong)} entries do not fit ({'; '.join(wrong[:3])}, ...); a Mask R-CNN "
-            "of torchvision with the trunk and widths of proposals is needed, with norm=frozen_batch"
-        )
+    advice = "a Mask R-CNN of torchvision with the trunk and widths of proposals is needed, with norm=frozen_batch"
+    check_fits(own, given, f"proposal_weights={source}", advice)
     net.load_state_dict(given, strict=False)
 
 

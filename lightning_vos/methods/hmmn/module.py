@@ -19,18 +19,28 @@ from lightning_vos.functional import dot_similarity, l2_similarity
 from lightning_vos.methods.hmmn.alignment import KeyAlignment
 from lightning_vos.methods.hmmn.fine import FineMemory
 from lightning_vos.methods.hmmn.memory import Kernel, KernelGuidedBank
-from lightning_vos.methods.hmmn.network import Decoder, KeyValue
+from lightning_vos.methods.hmmn.network import Decoder, KeyValue, Skips
 from lightning_vos.methods.hmmn.official import load_official
 from lightning_vos.module import VOSModule
 
 
 class Features(NamedTuple):
-    """Of a frame: normalised image and the query trunk's pyramid."""
+    """All that is known of a frame before its masks; tensors of a fine read that is switched off have no channels.
+
+    Attributes:
+        image: ``(B, 3, H, W)`` normalised.
+        key16: query keys at stride 16; ``key8`` and ``key4`` likewise.
+        value16: the frame's own value at stride 16.
+        skip8: what the decoder takes at stride 8; ``skip4`` likewise.
+    """
 
     image: Tensor
-    f4: Tensor
-    f8: Tensor
-    f16: Tensor
+    key16: Tensor
+    value16: Tensor
+    key8: Tensor
+    key4: Tensor
+    skip8: Tensor
+    skip4: Tensor
 
 
 class HMMN(VOSModule):
@@ -158,18 +168,18 @@ class HMMN(VOSModule):
         ]
 
     def encode(self, image: Tensor) -> Features:
-        """Query trunk on all frames at once: ``(B, 3, H, W)``."""
-        return Features(image, *self.query_encoder(image))
+        """Query trunk and heads on all frames at once: ``(B, 3, H, W)``."""
+        f4, f8, f16 = self.query_encoder(image)
+        key8 = self.query8(f8)[0] if self.fine_reads > 0 else f8[:, :0]
+        key4 = self.query4(f4)[0] if self.fine_reads > 1 else f4[:, :0]
+        return Features(image, *self.query16(f16), key8, key4, *self.decoder.skips(f8, f4))
 
     def segment(self, query: Features) -> Tensor:
         """Read coarse and fine memories and decode: ``(B, K, H, W)`` logits."""
-        grid = (query.f16.shape[-2], query.f16.shape[-1])
-        key, own_value = self.query16(query.f16)
-        key = key.flatten(2).transpose(1, 2)
-        skips = self.decoder.skips(query.f8, query.f4)
+        grid = (query.key16.shape[-2], query.key16.shape[-1])
+        key = query.key16.flatten(2).transpose(1, 2)
+        skips = Skips(query.skip8, query.skip4)
         uses = [level < self.fine_reads and not self._left_out(level) for level in range(2)]
-        key8 = self.query8(query.f8)[0] if uses[0] else None
-        key4 = self.query4(query.f4)[0] if uses[1] else None
         if self.bank.kernel != "none" and (self.kernel_in_training or not self.training):
             self.bank.track(key, grid)
 
@@ -179,9 +189,9 @@ class HMMN(VOSModule):
             chosen = _index(objects, key.device)
             read, cells = self.bank.read(key, grid, chosen, start, self.top_k if any(uses) else 0)
             coarse = read.transpose(2, 3).unflatten(-1, grid)
-            own = per_object(own_value, len(objects)).unflatten(0, coarse.shape[:2])
-            read8 = None if key8 is None else self.fine8.read(key8, cells, chosen, alone)
-            read4 = None if key4 is None else self.fine4.read(key4, cells[..., : self.top_k4], chosen, alone)
+            own = per_object(query.value16, len(objects)).unflatten(0, coarse.shape[:2])
+            read8 = self.fine8.read(query.key8, cells, chosen, alone) if uses[0] else None
+            read4 = self.fine4.read(query.key4, cells[..., : self.top_k4], chosen, alone) if uses[1] else None
             parts.append(self.decoder(torch.cat([coarse, own], dim=2), skips, read8, read4))
             order += objects
         missing = [index for index in range(len(self.tracks.births)) if index not in order]
@@ -239,10 +249,7 @@ class HMMN(VOSModule):
             parts.append([head.unflatten(0, (len(probs), -1)) for head in heads])
         key, value, *fine = (torch.cat(ps, dim=1) if len(ps) > 1 else ps[0] for ps in zip(*parts, strict=True))
         if self.training and self.alignment_weight > 0:
-            queries = ((self.query16, query.f16), (self.query8, query.f8), (self.query4, query.f4))
-            for memory_key, (head, feature) in zip((key, *fine[::2]), queries, strict=False):
-                with torch.no_grad():
-                    query_key = head(feature)[0]
+            for memory_key, query_key in zip((key, *fine[::2]), (query.key16, query.key8, query.key4), strict=False):
                 self.alignment.add(memory_key, query_key, self.tracks.present)
         temporary = not (self.training or given is not None or t % self.memory_every == 0)
         cells = [entry.flatten(3).transpose(2, 3) for entry in (key, value)]

@@ -59,6 +59,8 @@ class VOSDataModule(LightningDataModule):
         videos: video sequences for training.
         val: video sequences for validation and test; ``None``: no validation.
         crop: side of the square training clips, pixels.
+        whole: training clips show whole pictures, fitted into the square, instead of random parts of them: for methods
+            that cut their own windows.
         clip_length: frames of a training clip.
         batch_size: clips of one optimiser step, over all devices and accumulated forward passes.
         num_workers: loader processes of each device.
@@ -76,6 +78,7 @@ class VOSDataModule(LightningDataModule):
         videos: list[SequenceSet] | None = None,
         val: SequenceSet | None = None,
         crop: int = 384,
+        whole: bool = False,
         clip_length: int = 8,
         batch_size: int = 8,
         num_workers: int = 4,
@@ -95,6 +98,7 @@ class VOSDataModule(LightningDataModule):
         self.videos = videos or []
         self.val = val
         self.crop = crop
+        self.whole = whole
         self.clip_length = clip_length
         self.batch_size = batch_size
         self.num_workers = num_workers

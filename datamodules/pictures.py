@@ -100,4 +100,4 @@ class PictureDataModule(VOSDataModule):
         if not self.images and not self.videos:
             raise ValueError("data.images and data.videos are empty: there is no picture; name at least one set")
         stills = self.all_stills(all_objects=True) if self.images else []
-        return Pictures(stills, self.all_videos(), self.max_objects, StaticTransform(self.crop))
+        return Pictures(stills, self.all_videos(), self.max_objects, StaticTransform(self.crop, self.whole))

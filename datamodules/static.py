@@ -69,4 +69,4 @@ class StaticDataModule(VOSDataModule):
             FileNotFoundError: a folder or file is missing.
             ValueError: no image set, or files that do not fit together.
         """
-        return StaticClips(self.all_stills(), self.clip_length, StaticTransform(self.crop))
+        return StaticClips(self.all_stills(), self.clip_length, StaticTransform(self.crop, self.whole))

@@ -61,14 +61,16 @@ class ClipTransform:
     Args:
         crop: side of the square clips, pixels.
         oversize: pictures are read with a shorter side of at most ``oversize * crop`` pixels; more would go unused.
+        whole: clips show whole pictures, shrunk or enlarged to the square and padded with the mean colour, instead of
+            random parts of them: for methods that cut their own windows, which must not see objects cut off.
 
     Attributes:
         short_side: that limit, pixels.
     """
 
-    def __init__(self, crop: int, oversize: float) -> None:
+    def __init__(self, crop: int, oversize: float, whole: bool = False) -> None:
         self.crop = crop
-        self.short_side = round(oversize * crop)
+        self.short_side = crop if whole else round(oversize * crop)
 
     def __call__(
         self, frames: Sequence[np.ndarray], masks: Sequence[np.ndarray], rng: np.random.Generator
@@ -116,6 +118,14 @@ class ClipTransform:
         return result["images"], result["masks"]
 
 
+def _fitted(crop: int) -> list[A.DualTransform]:
+    """The whole picture in the square."""
+    return [
+        A.LongestMaxSize(crop, area_for_downscale="image", mask_interpolation=cv2.INTER_NEAREST_EXACT),
+        A.PadIfNeeded(crop, crop, fill=MEAN_COLOUR),
+    ]
+
+
 def _seeded(transform: A.Compose, rng: np.random.Generator) -> A.Compose:
     # One generator for all parts of a Compose. Compose.set_random_seed would start every part from the same seed, and
     # then a clip is grey only where it is also flipped.
@@ -128,18 +138,23 @@ class StaticTransform(ClipTransform):
 
     Per clip: flip, scale 0.8-1.5, jitter, grey with probability 0.05. Per frame: rotation +-20 degrees, shear +-10,
     scale 0.9-1.1, a random square window (so the object moves), a thin-plate spline with probability 0.33, jitter.
+    Whole pictures have neither the scale of the clip nor the window.
 
     Args:
         crop: side of the square clips, pixels.
+        whole: see :class:`ClipTransform`.
     """
 
-    def __init__(self, crop: int) -> None:
-        super().__init__(crop, oversize=1.5)
+    def __init__(self, crop: int, whole: bool = False) -> None:
+        super().__init__(crop, oversize=1.5, whole=whole)
+        part = [
+            A.Affine(scale=(0.8, 1.5), keep_ratio=True, fill=MEAN_COLOUR, p=1),
+            A.SmallestMaxSize(crop, area_for_downscale="image", mask_interpolation=cv2.INTER_NEAREST_EXACT),
+        ]
         self.clip = A.Compose(
             [
                 A.HorizontalFlip(p=0.5),
-                A.Affine(scale=(0.8, 1.5), keep_ratio=True, fill=MEAN_COLOUR, p=1),
-                A.SmallestMaxSize(crop, area_for_downscale="image", mask_interpolation=cv2.INTER_NEAREST_EXACT),
+                *(_fitted(crop) if whole else part),
                 A.ColorJitter(0.1, 0.05, 0.05, 0.05, p=1),
                 A.ToGray(p=0.05),
             ]
@@ -154,7 +169,7 @@ class StaticTransform(ClipTransform):
                     fill=MEAN_COLOUR,
                     p=1,
                 ),
-                A.RandomCrop(crop, crop),
+                *([] if whole else [A.RandomCrop(crop, crop)]),
                 # The published spline moves its control points by 2 % of the side; albumentations overshoots, so the
                 # range is chosen by what it does: 2 to 3 % of the side on average.
                 A.ThinPlateSpline((0.02, 0.1), fill=MEAN_COLOUR, p=0.33),
@@ -175,24 +190,25 @@ class VideoTransform(ClipTransform):
     """Augments a clip of a video.
 
     Per frame: rotation +-15 degrees, shear +-10, jitter of 0.01. Per clip: flip, crop of 0.36-1 of the area resized to
-    the square, jitter 0.1 / 0.03 / 0.03 (brightness, contrast, saturation), grey with probability 0.05.
+    the square, jitter 0.1 / 0.03 / 0.03 (brightness, contrast, saturation), grey with probability 0.05. Whole pictures
+    have no crop, and fill the square before they are warped.
 
     Args:
         crop: side of the square clips, pixels.
+        whole: see :class:`ClipTransform`.
     """
 
-    def __init__(self, crop: int) -> None:
-        super().__init__(crop, oversize=1.25)
-        self.warp = A.Compose([A.Affine(rotate=(-15, 15), shear={"x": (-10, 10), "y": (0, 0)}, fill=MEAN_COLOUR, p=1)])
+    def __init__(self, crop: int, whole: bool = False) -> None:
+        super().__init__(crop, oversize=1.25, whole=whole)
+        warp = A.Affine(rotate=(-15, 15), shear={"x": (-10, 10), "y": (0, 0)}, fill=MEAN_COLOUR, p=1)
+        part = A.RandomResizedCrop(
+            (crop, crop), scale=(0.36, 1), area_for_downscale="image", mask_interpolation=cv2.INTER_NEAREST_EXACT
+        )
+        self.warp = A.Compose([*(_fitted(crop) if whole else []), warp])
         self.clip = A.Compose(
             [
                 A.HorizontalFlip(p=0.5),
-                A.RandomResizedCrop(
-                    (crop, crop),
-                    scale=(0.36, 1),
-                    area_for_downscale="image",
-                    mask_interpolation=cv2.INTER_NEAREST_EXACT,
-                ),
+                *([] if whole else [part]),
                 A.ColorJitter(0.1, 0.03, 0.03, 0, p=1),
                 A.ToGray(p=0.05),
             ]

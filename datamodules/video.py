@@ -89,9 +89,9 @@ class VideoDataModule(VOSDataModule):
         if not self.videos:
             raise ValueError("data.videos is empty: the video stage trains on sequences; name at least one set")
         videos = self.all_videos(dense=True)
-        clips = TrainingSequences(videos, self.clip_length, self.max_objects, VideoTransform(self.crop))
+        clips = TrainingSequences(videos, self.clip_length, self.max_objects, VideoTransform(self.crop, self.whole))
         if not self.stills:
             return clips
         return MixedClips(
-            clips, StaticClips(self.all_stills(), self.clip_length, StaticTransform(self.crop)), self.stills
+            clips, StaticClips(self.all_stills(), self.clip_length, StaticTransform(self.crop, self.whole)), self.stills
         )

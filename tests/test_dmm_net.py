@@ -149,8 +149,8 @@ def inclusive_overlap(a: list[int], b: list[int]) -> float:
     return shared / (area(a) + area(b) - shared)
 
 
-@pytest.mark.parametrize("count", [3, 50])
-def test_keep_best_is_the_loop(count: int) -> None:
+@pytest.mark.parametrize(("count", "limit"), [(3, 0.4), (50, 0.4), (50, 0.6)])
+def test_keep_best_is_the_loop(count: int, limit: float) -> None:
     boxes, masks, scores = random_boxes(40, low=12), blob_masks(40), rand(40, seed=9)
     masks[7] = 0.39  # nowhere above 0.4
     pasted = paste_masks_in_image(masks.unsqueeze(1), boxes, SIZE)[:, 0]
@@ -158,11 +158,11 @@ def test_keep_best_is_the_loop(count: int) -> None:
     kept: list[int] = []
     for i in sorted(range(40), key=lambda i: -float(scores[i])):
         box = tight[i]
-        if box is not None and all(inclusive_overlap(box, tight[j] or []) <= 0.4 for j in kept):
+        if box is not None and all(inclusive_overlap(box, tight[j] or []) <= limit for j in kept):
             kept.append(i)
     assert 7 not in kept
     assert 3 < len(kept) < 39
-    found = keep_best(boxes, masks, scores, SIZE, count)
+    found = keep_best(boxes, masks, scores, SIZE, count, limit)
     kept = kept[:count]
     for tensor, expected in zip(found, (boxes[kept], masks[kept], None, scores[kept]), strict=False):
         assert expected is None or torch.equal(tensor, expected)
@@ -171,8 +171,8 @@ def test_keep_best_is_the_loop(count: int) -> None:
     near = torch.tensor([[10.0, 10, 27, 27], [17, 10, 34, 27]], dtype=torch.float64)
     boxes_near = [[10, 10, 26, 26], [17, 10, 33, 26]]  # IoU 0.417, without the last pixels 0.391
     assert tight_boxes(paste(torch.ones(2, 28, 28), near, SIZE) > 0.4)[0].tolist() == boxes_near
-    assert len(keep_best(near, torch.ones(2, 28, 28), scores[:2], SIZE, count)[0]) == 1
-    assert len(keep_best(boxes[7:8], masks[7:8], scores[7:8], SIZE, count)[0]) == 0
+    assert len(keep_best(near, torch.ones(2, 28, 28), scores[:2], SIZE, count, limit)[0]) == 1 + (limit > 0.417)
+    assert len(keep_best(boxes[7:8], masks[7:8], scores[7:8], SIZE, count, limit)[0]) == 0
 
 
 # ------------------------------------------------------------------------------------------------ network
@@ -400,6 +400,27 @@ def test_matched_mask_teaches_the_encoder_through_the_weights() -> None:
     assert all(branch[0].weight.grad.any() for branch in model.encoder.matching)
     others = [*model.detector.parameters(), *model.decoder.parameters(), *model.encoder.skips.parameters()]
     assert all(parameter.grad is None for parameter in others)
+
+
+@pytest.mark.parametrize("straight_through", [False, True])
+def test_the_decoder_may_see_one_proposal_with_the_gradient_of_the_blend(straight_through: bool) -> None:
+    frames, labels = squares(1, 2, 2, size=SIZE)
+    model = small("DMMNet", straight_through=straight_through).train()
+    seen = []
+    model.decoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1][:, :, 2]))
+    with model.sequence():
+        for t in range(2):
+            mask = one_hot(labels[:, 0], 2) if t == 0 else None
+            model.advance(model.encode(model.normalize(frames[:, t])), mask)
+        blend, proposals = model.templates.clip[1].matched, model.templates.clip[1].proposals
+    is_one = [any(torch.allclose(mask, p, atol=1e-9) for p in proposals[0]) for mask in seen[1][0]]
+    assert is_one == [straight_through] * 2
+    assert not torch.allclose(blend, seen[1], atol=1e-3) or not straight_through
+    weight = rand(*blend.shape, seed=3)
+    parameter = next(model.encoder.parameters())
+    ours, theirs = (torch.autograd.grad((m * weight).sum(), parameter, retain_graph=True)[0] for m in (seen[1], blend))
+    assert theirs.abs().max() > 0
+    close(ours, theirs)
 
 
 @pytest.mark.parametrize("trains", ["matching", "proposals"])

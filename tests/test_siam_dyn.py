@@ -119,6 +119,16 @@ def test_3_pasting_undoes_cropping(size: tuple[int, int]) -> None:
     assert both / either > 0.999
 
 
+@pytest.mark.parametrize("factor", [2, 4])
+def test_a_shrinking_window_is_the_mean_of_what_it_covers(factor: int) -> None:
+    frame = uniform(1, 3, 72 * factor, 72 * factor)
+    # Its centre lies where a crop pixel covers `factor` whole pixels of the frame.
+    middle = 36 * factor + (factor - 1) / 2
+    place = target(middle, middle, 64 * factor, 64 * factor)  # side 128 factor
+    covered = F.avg_pool2d(frame, factor)[..., 36 - 32 : 36 + 33, 36 - 32 : 36 + 33]
+    close(crop_frames(frame, place, UNIT, 65), covered)
+
+
 def test_4_a_picture_twice_as_large_gives_the_same_window() -> None:
     def picture(scale: int) -> Tensor:
         y, x = torch.meshgrid(

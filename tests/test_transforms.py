@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,8 +32,18 @@ def augmented(transform: transforms.ClipTransform, seed: int, count: int = 3) ->
 
 
 @pytest.fixture(params=[StaticTransform, VideoTransform], ids=["static", "video"])
-def transform(request: pytest.FixtureRequest) -> transforms.ClipTransform:
-    return request.param(CROP)
+def kind(request: pytest.FixtureRequest) -> type:
+    return request.param
+
+
+@pytest.fixture(params=[False, True], ids=["parts", "whole"])
+def build(request: pytest.FixtureRequest, kind: type) -> Callable[[], transforms.ClipTransform]:
+    return partial(kind, CROP, whole=request.param)
+
+
+@pytest.fixture
+def transform(build: Callable[[], transforms.ClipTransform]) -> transforms.ClipTransform:
+    return build()
 
 
 def test_shapes_and_types(transform: transforms.ClipTransform) -> None:
@@ -85,10 +97,12 @@ def test_flip_and_grey_are_independent() -> None:
     assert 0.2 < np.mean(grey_flips) < 0.8
 
 
-def test_a_seed_fixes_everything(transform: transforms.ClipTransform) -> None:
+def test_a_seed_fixes_everything(
+    transform: transforms.ClipTransform, build: Callable[[], transforms.ClipTransform]
+) -> None:
     first = augmented(transform, 5)
     augmented(transform, 6)  # whatever happened in between
-    again = augmented(type(transform)(CROP), 5)
+    again = augmented(build(), 5)
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
     assert np.array_equal(augmented(transform, 5)[0], first[0])
     others = [augmented(transform, seed)[0] for seed in range(6, 12)]
@@ -119,7 +133,6 @@ def test_uncovered_pixels_are_mean_colour_and_background() -> None:
     assert (out["mask"][[0, 0, -1, -1], [0, -1, 0, -1]] == ~filled).all()
 
 
-@pytest.mark.parametrize("kind", [StaticTransform, VideoTransform])
 @pytest.mark.parametrize("corner", [(0, 0), (86, 126), (0, 126)])
 def test_a_small_object_in_a_corner_is_visible_in_frame_0(kind: type, corner: tuple[int, int]) -> None:
     frame, mask = scene()
@@ -129,6 +142,23 @@ def test_a_small_object_in_a_corner_is_visible_in_frame_0(kind: type, corner: tu
         frames, masks = kind(CROP)([frame] * 2, [mask] * 2, np.random.default_rng(seed))
         assert masks[0].any()
         assert frames.shape == (2, CROP, CROP, 3)
+
+
+@pytest.mark.parametrize("shape", [(90, 130), (130, 90), (40, 30)])
+def test_whole_pictures_are_not_cut(kind: type, shape: tuple[int, int]) -> None:
+    # An ellipse far from the border stays in the picture with its whole area, at one scale for both axes.
+    height, width = shape
+    frame, mask = scene(height, width, side=20, top=(height - 20) // 2, left=(width - 20) // 2)
+    factor = CROP / max(shape)
+    areas = []
+    for seed in range(20):
+        frames, masks = kind(CROP, whole=True)([frame] * 2, [mask] * 2, np.random.default_rng(seed))
+        assert frames.shape == (2, CROP, CROP, 3)
+        assert not any(edge.any() for edge in (masks[:, 0], masks[:, -1], masks[:, :, 0], masks[:, :, -1]))
+        areas += (masks.sum(axis=(1, 2)) / (mask.sum() * factor**2)).tolist()
+    assert min(areas) > 0.75
+    assert max(areas) < 1.3
+    assert abs(np.mean(areas) - 1) < 0.08
 
 
 def test_redraw_ends_with_a_window_on_the_object(monkeypatch: pytest.MonkeyPatch) -> None:

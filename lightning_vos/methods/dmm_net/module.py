@@ -102,6 +102,8 @@ class DMMNet(VOSModule):
         refinement: decode the matched masks; else they are the result.
         residual: let the decoder correct the matched mask, whose log-odds are added to its own, instead of drawing it
             anew as in the paper: from scratch, it learns to draw much later than it learns to match.
+        straight_through: show the decoder in training, too, the one proposal that weighs most, as at test time, instead
+            of the blend of several; gradients are those of the blend. The paper's decoder learns on blends.
         trunk_from_detector: start the encoder's trunk as a copy of the detector's where ``weights`` of the first stage
             are given; both must be the same ResNet.
         across_objects: let the decoder's state pass from object to object, as in the paper. The order of the objects
@@ -125,6 +127,8 @@ class DMMNet(VOSModule):
         proposal_candidates: boxes that its first stage looks through on each level, and hands on.
         proposal_rois: boxes of a picture that its second stage trains on.
         proposals: m, proposals of a frame.
+        proposal_overlap: IoU of two proposals' boxes above which the one with the lower score goes: 0.4 in the paper's
+            code. Objects that cross each other need more.
         score_threshold: proposals below it are dropped.
         **kwargs: see :class:`~lightning_vos.module.VOSModule`.
     """
@@ -146,6 +150,7 @@ class DMMNet(VOSModule):
         absent_similarity: float | None = None,
         refinement: bool = True,
         residual: bool = False,
+        straight_through: bool = False,
         trunk_from_detector: bool = False,
         across_objects: bool = True,
         own_masks: tuple[float, float] = (0.25, 0.5),
@@ -164,6 +169,7 @@ class DMMNet(VOSModule):
         proposal_candidates: int = 1000,
         proposal_rois: int = 512,
         proposals: int = 50,
+        proposal_overlap: float = 0.4,
         score_threshold: float = 0.0,
         **kwargs: Any,
     ) -> None:
@@ -179,8 +185,9 @@ class DMMNet(VOSModule):
                 raise ValueError(f"{name}={value}: choose from {', '.join(choices)}")
         if proposals < 1:
             raise ValueError(f"proposals={proposals}: must be at least 1")
-        if not 0 <= overlap_weight <= 1:
-            raise ValueError(f"overlap_weight={overlap_weight}: must be from 0 to 1")
+        for name, share in (("overlap_weight", overlap_weight), ("proposal_overlap", proposal_overlap)):
+            if not 0 <= share <= 1:
+                raise ValueError(f"{name}={share}: must be from 0 to 1")
         if trunk_from_detector and trunk != proposal_trunk:
             raise ValueError(
                 f"trunk_from_detector: {trunk=} is not {proposal_trunk=}; make them equal or switch it off"
@@ -192,6 +199,7 @@ class DMMNet(VOSModule):
         self.absent_similarity = absent_similarity
         self.refinement = refinement
         self.residual = residual
+        self.straight_through = straight_through
         self.trunk_from_detector = trunk_from_detector
         self.own_masks = own_masks
         self.match_weight = match_weight
@@ -214,6 +222,7 @@ class DMMNet(VOSModule):
             rois=proposal_rois,
             detections=2 * proposals,
             count=proposals,
+            overlap=proposal_overlap,
             score_threshold=score_threshold,
         )
         self.encoder = Encoder(trunk, norm, backbone_weights, dim, matching_dim)
@@ -333,12 +342,17 @@ class DMMNet(VOSModule):
             overlap = intersection_over_union(previous > 0.5, query.proposals > 0.5).to(cosine.dtype)
             similarity = torch.lerp(cosine, overlap, self.overlap_weight)
             weights = self.assign(similarity, rows, query.valid)
-            matched = (weights @ query.proposals.flatten(2)).unflatten(2, query.proposals.shape[2:])
+            flat, size = query.proposals.flatten(2), query.proposals.shape[2:]
+            matched = (weights @ flat).unflatten(2, size)
+            shown = matched
+            if self.training and self.straight_through:
+                one = torch.zeros_like(weights).scatter(2, weights.argmax(dim=2, keepdim=True), 1) * rows.unsqueeze(2)
+                shown = ((weights + (one - weights).detach()) @ flat).unflatten(2, size)
         if self.refinement and self.trains == "matching":
-            masks = torch.stack([previous, templates.first, matched], dim=2)
+            masks = torch.stack([previous, templates.first, shown], dim=2)
             logits, templates.hidden = self.decoder(query.skips, masks, templates.hidden, rows)
             if self.residual:
-                logits = logits + torch.logit(matched.clamp(CERTAIN, 1 - CERTAIN))
+                logits = logits + torch.logit(shown.clamp(CERTAIN, 1 - CERTAIN))
         else:
             logits = torch.logit(matched.clamp(EPSILON, 1 - EPSILON))
         if self.training:

@@ -26,7 +26,6 @@ from lightning_vos.methods.dmm_net.detector_weights import load_detector
 
 FOREGROUND = 0.4  # probability above which a pixel counts for the tight box
 CELLS = 28  # side of a mask
-OVERLAP = 0.4  # IoU of tight boxes above which the lower score goes
 
 
 class Proposals(NamedTuple):
@@ -67,6 +66,7 @@ class ProposalNetwork(nn.Module):
         rois: boxes of a picture that the second stage trains on.
         detections: boxes of a frame that get a mask.
         count: m, proposals of a frame: those with the highest scores.
+        overlap: IoU of the tight boxes of two proposals above which the one with the lower score goes.
         score_threshold: detections below it are dropped.
 
     Raises:
@@ -89,6 +89,7 @@ class ProposalNetwork(nn.Module):
         rois: int = 512,
         detections: int = 100,
         count: int = 50,
+        overlap: float = 0.4,
         score_threshold: float = 0.0,
     ) -> None:
         """See the class."""
@@ -117,6 +118,7 @@ class ProposalNetwork(nn.Module):
         self.short_side = short_side
         self.long_side = long_side
         self.count = count
+        self.overlap = overlap
 
     def losses(self, image: Tensor, labels: Tensor, seeds: Sequence[int]) -> dict[str, Tensor]:
         """The five losses of Mask R-CNN, each the mean over the pictures of its value for one picture.
@@ -156,7 +158,14 @@ class ProposalNetwork(nn.Module):
         scale = image.new_tensor([image.shape[-1] / size[1], image.shape[-2] / size[0]]).repeat(2)
         frame = (image.shape[-2], image.shape[-1])
         kept = [
-            keep_best(in_full(one["boxes"]) * scale, in_full(one["masks"])[:, 0], one["scores"], frame, self.count)
+            keep_best(
+                in_full(one["boxes"]) * scale,
+                in_full(one["masks"])[:, 0],
+                one["scores"],
+                frame,
+                self.count,
+                self.overlap,
+            )
             for one in found
         ]
         # A blank with m slots makes every frame as long, whatever was found in it.
@@ -177,7 +186,7 @@ class ProposalNetwork(nn.Module):
 
 
 def keep_best(
-    boxes: Tensor, masks: Tensor, scores: Tensor, size: tuple[int, int], count: int
+    boxes: Tensor, masks: Tensor, scores: Tensor, size: tuple[int, int], count: int, overlap: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Suppress duplicates of one frame by their tight boxes, and keep the best.
 
@@ -187,6 +196,7 @@ def keep_best(
         scores: ``(N,)``.
         size: ``(H, W)`` of the frame.
         count: most proposals to keep.
+        overlap: IoU of tight boxes above which the lower score goes.
 
     Returns:
         boxes, masks, tight boxes, scores and validity of at most ``count`` proposals; those whose mask is nowhere above
@@ -196,7 +206,7 @@ def keep_best(
     scores = in_full(scores)
     boxes, masks, tight, scores = boxes[seen], masks[seen], tight[seen], scores[seen]
     # Areas count both end pixels.
-    kept = nms(tight + tight.new_tensor([0, 0, 1, 1]), scores.to(tight.dtype), OVERLAP)[:count]
+    kept = nms(tight + tight.new_tensor([0, 0, 1, 1]), scores.to(tight.dtype), overlap)[:count]
     return boxes[kept], masks[kept], tight[kept], scores[kept], torch.ones_like(kept, dtype=torch.bool)
 
 

@@ -68,6 +68,9 @@ def offsets(size: int, step: int = 1, like: Tensor | None = None) -> Tensor:
 def crop_frames(frames: Tensor, target: Target, unit: int, size: int) -> Tensor:
     """Square windows around targets, bilinear; outside of the frame its mean colour.
 
+    Where a crop pixel covers more than one of the frame it is the mean of four readings (ours): one would skip what
+    lies between, and thin parts of large targets would flicker.
+
     Args:
         frames: ``(B, C, H, W)``.
         target: ``(B, K)`` of each frame.
@@ -130,11 +133,18 @@ def to_frame(points: Tensor, target: Target, unit: int, size: int) -> Tensor:
 
 def _sample(maps: Tensor, target: Target, unit: int, offset: Tensor, mode: Literal["bilinear", "nearest"]) -> Tensor:
     """``(B, C, H, W)`` read at ``centre + offset * side / unit`` on both axes: ``(B, K, C, n, n)``, 0 outside."""
-    steps = offset * (target.side / unit).unsqueeze(-1)
+    scale = (target.side / unit).unsqueeze(-1)
+    steps = offset * scale
+    if mode == "bilinear":
+        # Two readings on each axis, each of which covers two pixels of the frame; at scale 1 and below they coincide.
+        reach = torch.minimum((scale - 1) / 2, scale / 4).clamp(min=0)
+        steps = torch.stack([steps - reach, steps + reach], dim=-1).flatten(-2)
     columns, rows = (target.centre[..., axis, None] + steps for axis in (0, 1))
     # One tall picture of all windows of a frame: the frame itself need not be repeated for its objects.
     grid = _grid(columns, rows, maps.shape[-2:]).flatten(1, 2)
     windows = F.grid_sample(maps, grid.to(maps.dtype), mode, padding_mode="zeros", align_corners=True)
+    if mode == "bilinear":
+        windows = F.avg_pool2d(windows, 2)
     return windows.unflatten(2, (-1, len(offset))).transpose(1, 2)
 
 

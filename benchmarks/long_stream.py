@@ -15,11 +15,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-import lightning_vos
 from callbacks import device_name
 from datamodules import SequenceSet
 from datamodules.sequences import EvaluationSet
-from lightning_vos.checkpoint import read_checkpoint
+from lightning_vos import load
 from lightning_vos.functional import one_hot
 from lightning_vos.memory import FrameBank
 
@@ -48,8 +47,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=10_000)
     args = parser.parse_args()
 
-    checkpoint = read_checkpoint(args.ckpt)
-    model = getattr(lightning_vos, checkpoint["method"]).load_from_checkpoint(args.ckpt, map_location="cpu").eval()
+    model = load(args.ckpt)
     video_set = EvaluationSet(SequenceSet(args.set, split="val").videos(Path(args.root)))
     video = video_set[args.video]
     bank = next(module for module in model.modules() if isinstance(module, FrameBank))

@@ -19,12 +19,11 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-import lightning_vos
 from benchmarks.long_stream import endless, resident_mb
 from callbacks import MaskWriter, OverlayVideo, device_name
 from datamodules import PredictDataModule, SequenceSet
 from datamodules.sequences import EvaluationSet
-from lightning_vos.checkpoint import read_checkpoint
+from lightning_vos import load
 from lightning_vos.types import FrameCallback, Video
 
 
@@ -77,7 +76,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="new folder to keep the movie, its first mask and what is written")
     args = parser.parse_args()
 
-    model = getattr(lightning_vos, read_checkpoint(args.ckpt)["method"]).load_from_checkpoint(args.ckpt, "cpu")
+    model = load(args.ckpt)
     video_set = EvaluationSet(SequenceSet("demo", split="val").videos(Path(args.root)))
     if args.folder:
         args.folder.mkdir(parents=True)

@@ -12,12 +12,10 @@ from pathlib import Path
 
 import torch
 
-import lightning_vos
 from callbacks import device_name
 from datamodules import SequenceSet
 from datamodules.sequences import EvaluationSet
-from lightning_vos import SiamDyn
-from lightning_vos.checkpoint import read_checkpoint
+from lightning_vos import SiamDyn, load
 from lightning_vos.functional import intersection_over_union, one_hot
 
 
@@ -30,10 +28,9 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=100)
     args = parser.parse_args()
 
-    checkpoint = read_checkpoint(args.ckpt)
-    model = getattr(lightning_vos, checkpoint["method"]).load_from_checkpoint(args.ckpt, map_location="cpu").eval()
+    model = load(args.ckpt)
     video_set = EvaluationSet(SequenceSet(args.set, split="val").videos(Path(args.root)))
-    print(f"{checkpoint['method']}, {args.frames} frames, {device_name('cpu')}")
+    print(f"{type(model).__name__}, {args.frames} frames, {device_name('cpu')}")
     print("video                            object  IoU first  IoU least  drift in pixels")
     kept, still, objects = 0, 0, 0
     for index in range(0, len(video_set), 2):

@@ -63,7 +63,7 @@ class ClipImages(FrameCallback):
     on_test_epoch_start = on_validation_epoch_start
 
     def _folder(self, trainer: Trainer) -> Path:
-        return Path(self.output_dir if self.output_dir is not None else trainer.default_root_dir) / "clips"
+        return self.output_folder(trainer) / "clips"
 
 
 def _save_layer(labels: Tensor, objects: int, path: Path) -> None:

@@ -86,7 +86,7 @@ class DavisEvaluation(FrameCallback):
         if trainer.sanity_checking or self._metric is None:
             return
         if self.save_masks:
-            path = self._folder(trainer) / "masks" / video.name / f"{video.frame_names[t]}.png"
+            path = self.output_folder(trainer) / "masks" / video.name / f"{video.frame_names[t]}.png"
             save_palette_png(path, labels_to_save(video, t, labels))
         if t == 0:  # also drops what an interrupted video has left
             names = evaluation_set(trainer).names
@@ -128,15 +128,12 @@ class DavisEvaluation(FrameCallback):
     on_test_epoch_start = on_validation_epoch_start
     on_test_epoch_end = on_validation_epoch_end
 
-    def _folder(self, trainer: Trainer) -> Path:
-        return Path(self.output_dir if self.output_dir is not None else trainer.default_root_dir)
-
     def _csv_paths(self, trainer: Trainer) -> tuple[Path, Path]:
-        folder, stage = self._folder(trainer) / "results", _stage(trainer)
+        folder, stage = self.output_folder(trainer) / "results", _stage(trainer)
         return folder / f"global_results-{stage}.csv", folder / f"per-sequence_results-{stage}.csv"
 
     def _frames_folder(self, trainer: Trainer) -> Path:
-        return self._folder(trainer) / "results" / f"per-frame_results-{_stage(trainer)}"
+        return self.output_folder(trainer) / "results" / f"per-frame_results-{_stage(trainer)}"
 
     def _write(self, trainer: Trainer, total: dict[str, Tensor], objects: list[ObjectScores]) -> None:
         global_path, sequence_path = self._csv_paths(trainer)

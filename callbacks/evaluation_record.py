@@ -64,4 +64,4 @@ class EvaluationRecord(FrameCallback):
     on_test_end = on_validation_end
 
     def _path(self, trainer: Trainer) -> Path:
-        return Path(self.output_dir if self.output_dir is not None else trainer.default_root_dir) / "record.json"
+        return self.output_folder(trainer) / "record.json"

@@ -34,7 +34,7 @@ class MaskExports(FrameCallback):
 
     def on_footage_end(self, trainer: Trainer, pl_module: LightningModule, footage: Footage) -> None:
         """Write them all."""
-        root = Path(self.output_dir if self.output_dir is not None else trainer.default_root_dir)
+        root = self.output_folder(trainer)
         video = footage.video
         masks = [root / "masks" / video.name / f"{name}.png" for name in video.frame_names]
         if self.alpha:

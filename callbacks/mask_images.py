@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from lightning import LightningModule, Trainer
 from PIL import Image, ImageDraw
@@ -57,7 +55,7 @@ class MaskImages(FrameCallback):
             self._columns.append((video.frame_names[t], _tile(frame, labels), below))
         if t < last:
             return
-        folder = Path(self.output_dir if self.output_dir is not None else trainer.default_root_dir)
+        folder = self.output_folder(trainer)
         path = folder / "pictures" / f"{video.name}.png"
         save_image(path, _strip(self._columns))
         self._columns = []

@@ -58,7 +58,7 @@ class MaskWriter(FrameCallback):
 
     def on_footage_start(self, trainer: Trainer, pl_module: LightningModule, footage: Footage) -> None:
         """Find out what has been done already, and let the passes begin after it."""
-        root = Path(self.output_dir if self.output_dir is not None else trainer.default_root_dir)
+        root = self.output_folder(trainer)
         name, passes = footage.video.name, footage.passes
         settings = json.dumps(dict(pl_module.hparams), sort_keys=True, default=str)
         parts = (type(pl_module).__name__, settings, trainer.precision, self._weights, footage.identity)

@@ -62,7 +62,7 @@ class OverlayVideo(FrameCallback):
             self._write(beside, footage, masks)
 
     def _path(self, trainer: Trainer, footage: Footage) -> Path:
-        root = Path(self.output_dir if self.output_dir is not None else trainer.default_root_dir)
+        root = self.output_folder(trainer)
         return root / "overlays" / f"{footage.video.name}.mp4"
 
     def _write(self, path: Path, footage: Footage, masks: Path) -> None:

@@ -91,14 +91,11 @@ class Submission(FrameCallback):
     def _wanted(self, name: str) -> bool:
         return self.every == 1 or int(name) % self.every == 0
 
-    def _root(self, trainer: Trainer) -> Path:
-        return Path(self.output_dir if self.output_dir is not None else trainer.default_root_dir)
-
     def _masks(self, trainer: Trainer) -> Path:
-        return self._root(trainer) / "masks"
+        return self.output_folder(trainer) / "masks"
 
     def _zip(self, trainer: Trainer) -> Path:
-        return self._root(trainer) / f"{self.name}.zip"
+        return self.output_folder(trainer) / f"{self.name}.zip"
 
 
 def faults(path: Path, dataset: Any, folder: str = "", every: int = 1) -> Iterator[str]:

@@ -25,6 +25,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -218,7 +219,16 @@ class FrameCallback(Callback):
     these hooks in ``validation_step``, ``test_step`` and ``predict_step``; what happens between ``on_frame_start`` and
     ``on_frame_end`` is exactly the work of segmenting one frame (the frame is on the device before, nothing is copied
     back inside).
+
+    Attributes:
+        output_dir: where a callback that writes files puts them; ``None``: the trainer's ``default_root_dir``.
     """
+
+    output_dir: str | None = None
+
+    def output_folder(self, trainer: Trainer) -> Path:
+        """``output_dir``, or what stands for it."""
+        return Path(trainer.default_root_dir if self.output_dir is None else self.output_dir)
 
     def on_footage_start(self, trainer: Trainer, pl_module: LightningModule, footage: Footage) -> None:
         """In prediction, called before the first pass of a video; may set ``start`` and ``state`` of its passes."""

@@ -70,7 +70,7 @@ SMALL: dict[str, dict[str, Any]] = {
 
 LONGEST = ["test_slurm", "test_kills", "test_resume", "test_ddp", "test_experiments"]
 
-METHODS = [name for name in lightning_vos.__all__ if name != "VOSModule"]
+METHODS = [name for name in lightning_vos.__all__ if name not in ("VOSModule", "load")]
 
 
 @pytest.hookimpl(tryfirst=True)

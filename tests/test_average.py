@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import METHODS, small
 
-import lightning_vos
+from lightning_vos import load
 from lightning_vos.average import main
 from lightning_vos.official import save_checkpoint
 
@@ -25,7 +25,9 @@ def test_every_weight_is_the_mean(method: str, tmp_path: Path, capsys: pytest.Ca
     main([*files, mean])
     assert capsys.readouterr().out == f"{mean}: {method}, mean of 3 checkpoints\n"
     states = [torch.load(file, weights_only=True)["state_dict"] for file in files]
-    model = getattr(lightning_vos, method).load_from_checkpoint(mean)
+    model = load(mean)
+    assert type(model).__name__ == method
+    assert not model.training
     assert dict(model.hparams) == dict(small(method).hparams)
     for name, value in model.state_dict().items():
         parts = torch.stack([state[name] for state in states])
@@ -49,3 +51,16 @@ def test_what_cannot_be_averaged(tmp_path: Path) -> None:
         with pytest.raises((ValueError, FileNotFoundError), match=line):
             main([*words, str(mean)])
         assert not mean.exists()
+
+
+def test_load_takes_settings_and_names_what_it_cannot_read(tmp_path: Path) -> None:
+    file = saved("REMN", tmp_path / "one.ckpt", 0)
+    assert load(file, top_k=3).hparams["top_k"] == 3
+    content = torch.load(file, weights_only=True)
+    torch.save({**content, "method": "STM"}, tmp_path / "other.ckpt")
+    for name, error, line in [
+        ("lost.ckpt", FileNotFoundError, r"lost\.ckpt: no such file"),
+        ("other.ckpt", ValueError, r"other\.ckpt belongs to STM, which is none of DMMNet, HMMN, REMN, SiamDyn"),
+    ]:
+        with pytest.raises(error, match=line):
+            load(str(tmp_path / name))

@@ -172,7 +172,9 @@ class HMMN(VOSModule):
         f4, f8, f16 = self.query_encoder(image)
         key8 = self.query8(f8)[0] if self.fine_reads > 0 else f8[:, :0]
         key4 = self.query4(f4)[0] if self.fine_reads > 1 else f4[:, :0]
-        return Features(image, *self.query16(f16), key8, key4, *self.decoder.skips(f8, f4))
+        key16, value16 = self.query16(f16)
+        skip8, skip4 = self.decoder.skips(f8, f4)
+        return Features(image, key16, value16, key8, key4, skip8, skip4)
 
     def segment(self, query: Features) -> Tensor:
         """Read coarse and fine memories and decode: ``(B, K, H, W)`` logits."""

@@ -310,18 +310,19 @@ def test_match_loss_is_the_loop(balanced: bool) -> None:
     labels = torch.zeros(4, 20, 30, dtype=torch.uint8)
     labels[:, 2:10, 2:10], labels[:, 12:18, 3:12], labels[:, 4:16, 16:28] = 1, 2, 3
     masks = one_hot(labels, 3)
-    proposals = 0.9 * torch.stack([masks[0, 2], masks[0, 0], masks[0, 1], (masks[0, 0] + masks[0, 1])])
-    proposals = proposals.roll(2, dims=-1).expand(4, 4, 20, 30).clone()
+    duplicate = masks[0, 2].roll(1, dims=-1)  # after the shift of all by two an IoU of 0.6
+    proposals = 0.9 * torch.stack([masks[0, 2], masks[0, 0], masks[0, 1], (masks[0, 0] + masks[0, 1]), duplicate])
+    proposals = proposals.roll(2, dims=-1).expand(4, 5, 20, 30).clone()
     proposals[1, 2] = 0
     proposals[1, 3, :, :] = 0
     proposals[1, 3, 12, 3:6] = 1  # 3 of 54 pixels of object 2: an IoU below 0.1
     proposals[3] = 0
-    valid = torch.tensor([[True] * 4, [True, True, False, True], [False] * 4, [True] * 4])
+    valid = torch.tensor([[True] * 5, [True, True, False, True, True], [False] * 5, [True] * 5])
     present = torch.tensor([[True] * 3, [True, True, False], [True] * 3, [True] * 3])
-    cosine = randn(4, 3, 4).requires_grad_()
+    cosine = randn(4, 3, 5).requires_grad_()
     losses = []
     for b in range(4):
-        columns = [j for j in range(4) if valid[b, j]]
+        columns = [j for j in range(5) if valid[b, j]]
         iou = [[overlap(masks[b, k] > 0.5, proposals[b, j] > 0.5) for j in columns] for k in range(3)]
         rows = [k for k in range(3) if present[b, k] and max(iou[k], default=0) >= 0.1]
         if not rows:
@@ -331,6 +332,9 @@ def test_match_loss_is_the_loop(balanced: bool) -> None:
         errors: dict[float, list[Tensor]] = {0.0: [], 1.0: []}
         for row, k in enumerate(rows):
             for column, j in enumerate(columns):
+                if balanced and not target[row, column] and iou[k][column] >= 0.5:
+                    assert (b, k, j) == (0, 2, 4)
+                    continue
                 errors[float(target[row, column])].append((cosine[b, k, j] - target[row, column]) ** 2)
         groups = list(errors.values()) if balanced else [errors[0.0] + errors[1.0]]
         losses.append(torch.stack([torch.stack(group).mean() for group in groups]).mean())
@@ -340,6 +344,7 @@ def test_match_loss_is_the_loop(balanced: bool) -> None:
     (gradient,) = torch.autograd.grad(loss, cosine)
     assert [bool(rows.any()) for rows in gradient[1]] == [True, False, False]  # found, faint, absent
     assert not gradient[2:].any()
+    assert bool(gradient[0, 2, 4]) is not balanced  # as good as the chosen one
 
 
 def test_losses_count_every_frame_of_the_clip(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from lightning_vos.functional import intersection_over_union
 from lightning_vos.methods.dmm_net.matching import greedy_assignment
 
 SEEN = 0.1  # IoU from which an object counts as found by the proposals
+COVERED = 0.5  # IoU from which a proposal that is not the chosen one is no wrong one either
 
 
 def match_loss(
@@ -26,7 +27,8 @@ def match_loss(
         masks: ``(B, K, H, W)`` one-hot ground truth.
         present: ``(B, K)`` bool, which objects exist.
         balanced: let the few pairs that match count as much as all others together; else nothing is lost for long by
-            calling no two things alike.
+            calling no two things alike. Of the others, those do not count whose proposal covers the object as well (IoU
+            of at least 0.5): what tells it from the chosen one is no difference between objects.
 
     Returns:
         Scalar: mean over clips; 0 for a clip in which nothing can be matched.
@@ -37,7 +39,8 @@ def match_loss(
     pairs = (rows.unsqueeze(2) & valid.unsqueeze(1)).to(cosine.dtype)
     error = (cosine - target) ** 2
     if balanced:
-        return (_mean(error, pairs * target) + _mean(error, pairs * (1 - target))).mean() / 2
+        wrong = pairs * (1 - target) * (overlap < COVERED)
+        return (_mean(error, pairs * target) + _mean(error, wrong)).mean() / 2
     return _mean(error, pairs).mean()
 
 

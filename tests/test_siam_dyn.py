@@ -147,12 +147,14 @@ def test_the_window_against_a_plain_loop_with_the_mean_outside() -> None:
     windows = crop_frames(frame, place, 16, 17).view(2, 3, 2, 17, 17)
     for b, k, row, column in ((0, 0, 3, 4), (0, 2, 16, 0), (1, 1, 8, 8), (1, 2, 0, 16), (1, 0, 12, 5)):
         scale = place.side[b, k] / 16
-        x, y = (float(place.centre[b, k, axis] + (at - 8) * scale) for axis, at in ((0, column), (1, row)))
+        middle = [float(place.centre[b, k, axis] + (at - 8) * scale) for axis, at in ((0, column), (1, row))]
+        reach = max(0.0, min(float(scale - 1) / 2, float(scale) / 4))  # of the four readings
         for channel in range(2):
             mean, value = float(frame[b, channel].mean()), 0.0
-            for j, i in ((math.floor(y) + dj, math.floor(x) + di) for dj in (0, 1) for di in (0, 1)):
-                pixel = float(frame[b, channel, j, i]) if 0 <= j < 9 and 0 <= i < 12 else mean
-                value += pixel * (1 - abs(y - j)) * (1 - abs(x - i))
+            for x, y in ((middle[0] + dx * reach, middle[1] + dy * reach) for dx in (-1, 1) for dy in (-1, 1)):
+                for j, i in ((math.floor(y) + dj, math.floor(x) + di) for dj in (0, 1) for di in (0, 1)):
+                    pixel = float(frame[b, channel, j, i]) if 0 <= j < 9 and 0 <= i < 12 else mean
+                    value += pixel * (1 - abs(y - j)) * (1 - abs(x - i)) / 4
             assert float(windows[b, k, channel, row, column]) == pytest.approx(value, abs=1e-12)
 
 

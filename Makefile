@@ -57,6 +57,7 @@ launch = $(BIN)/python -m lightning_vos
 # What a stage runs, ARGS and all.
 static_command = $(call fit,static) $(ARGS)
 video_command  = $(call fit,video) $(if $(WEIGHTS),--model.weights=$(WEIGHTS)) $(ARGS)
+online_command = $(call fit,online) --model.weights=$(or $(WEIGHTS),$(RUNS)/$(RUN)/video/checkpoints/last.ckpt) $(ARGS)
 eval_command   = $(launch) validate $(patsubst %,--config experiments/%.yaml,base video data/$(DATA) $(METHOD)/model) \
 	--data.root=$(DATA_ROOT) --trainer.default_root_dir=$(RUNS)/$(RUN)/eval --trainer.precision=$(PRECISION) \
 	--trainer.logger=false --ckpt_path=$(CKPT) $(ARGS)
@@ -74,15 +75,18 @@ endif
 ifneq ($(filter compare,$(MAKECMDGOALS)),)
 $(call one_of,DATA,$(call sets,data))
 endif
-ifneq ($(filter train static video eval predict check slurm agents command,$(MAKECMDGOALS)),)
+ifneq ($(filter online,$(MAKECMDGOALS) $(STAGE)),)
+$(call one_of,METHOD,$(patsubst experiments/%/online.yaml,%,$(wildcard experiments/*/online.yaml)))
+endif
+ifneq ($(filter train static video online eval predict check slurm agents command,$(MAKECMDGOALS)),)
 $(call one_of,METHOD,$(patsubst experiments/%/model.yaml,%,$(wildcard experiments/*/model.yaml)))
 $(call one_of,DATA,$(call sets,data))
-$(call one_of,STAGE,static video all$(if $(filter slurm command,$(MAKECMDGOALS)), eval))
+$(call one_of,STAGE,static video online all$(if $(filter slurm command,$(MAKECMDGOALS)), eval))
 $(if $(RECIPE),$(call one_of,RECIPE,$(patsubst experiments/$(METHOD)/%/,%,$(dir $(wildcard experiments/$(METHOD)/*/model.yaml)))))
 endif
 
 # paths that are words of a command; predict and its CKPT may have spaces, CKPTS are a list
-ifneq ($(filter train static video eval submission compare check-data command check slurm agents,$(MAKECMDGOALS)),)
+ifneq ($(filter train static video online eval submission compare check-data command check slurm agents,$(MAKECMDGOALS)),)
 $(call no_space,RUN RUNS DATA_ROOT WEIGHTS $(if $(filter eval submission,$(MAKECMDGOALS)),CKPT))
 endif
 
@@ -96,7 +100,7 @@ $(if $(CKPT),,$(error no checkpoint $(RUNS)/$(METHOD)-*/video/checkpoints/last.c
 endif
 endif
 
-.PHONY: help train static video eval predict compare submission check-data command check slurm sweep agents sync test coverage lint format clean
+.PHONY: help train static video online eval predict compare submission check-data command check slurm sweep agents sync test coverage lint format clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -124,6 +128,9 @@ static: $(VENV)/installed ## stage one only: clips made of still images
 
 video: $(VENV)/installed ## stage two only: clips of videos, from WEIGHTS=<checkpoint of stage one> if given
 	$(video_command)
+
+online: $(VENV)/installed ## first-frame training: goes on from WEIGHTS (stage two's) on the given masks of the validation set
+	$(online_command)
 
 eval: $(VENV)/installed ## score CKPT on the validation set of DATA
 	$(eval_command)

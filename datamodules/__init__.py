@@ -2,6 +2,7 @@
 
 from datamodules.images import ImageSet
 from datamodules.layouts import SequenceSet
+from datamodules.online import OnlineDataModule
 from datamodules.own_videos import PredictDataModule
 from datamodules.pictures import PictureDataModule
 from datamodules.static import StaticDataModule
@@ -9,6 +10,7 @@ from datamodules.video import VideoDataModule
 
 __all__ = [
     "ImageSet",
+    "OnlineDataModule",
     "PictureDataModule",
     "PredictDataModule",
     "SequenceSet",

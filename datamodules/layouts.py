@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -45,6 +46,7 @@ class VideoFiles:
         single_object: every label above 0, 255 included, is object 1.
         starts: object id -> number of the frame where it starts, where ``meta.json`` says so; ``None`` elsewhere.
         prompt_first: all objects start on frame 0 (DAVIS).
+        only: frame number -> the ids that count on its mask, all others are background; ``None``: all do.
     """
 
     name: str
@@ -53,11 +55,16 @@ class VideoFiles:
     single_object: bool = False
     starts: dict[int, int] | None = None
     prompt_first: bool = False
+    only: dict[int, list[int]] | None = None
 
     def labels(self, t: int) -> np.ndarray:
         """Labels of annotated frame ``t``: ``(H, W)`` uint8, 255 = void (never with ``single_object``)."""
         labels = read_labels(self.masks[t])
-        return (labels > 0).astype(np.uint8) if self.single_object else labels
+        if self.single_object:
+            labels = (labels > 0).astype(np.uint8)
+        if self.only is not None:
+            labels = np.where(np.isin(labels, [*self.only[t], VOID]), labels, 0).astype(np.uint8)
+        return labels
 
     def without_void(self, t: int) -> np.ndarray:
         """Labels of annotated frame ``t`` with void as background: ``(H, W)`` uint8."""
@@ -68,6 +75,44 @@ class VideoFiles:
     def ids(self, t: int) -> list[int]:
         """Object ids on annotated frame ``t``, rising, without background and void."""
         return [int(label) for label in np.unique(self.labels(t)) if label not in (0, VOID)]
+
+    def starting_ids(self) -> dict[int, list[int]]:
+        """Frame number -> ids of the objects that start there: what is given of the video when it is evaluated.
+
+        Raises:
+            ValueError: an object starts on a frame without a mask, or there is no object at all.
+        """
+        starts: dict[int, list[int]] = defaultdict(list)
+        if self.starts is not None:
+            for id_, t in sorted(self.starts.items()):
+                if t not in self.masks:
+                    raise ValueError(
+                        f"{self.frames[t]}: object {id_} of video {self.name!r} starts here, but the frame has no "
+                        "mask; add the mask or correct meta.json"
+                    )
+                starts[t].append(id_)
+        else:
+            seen: set[int] = set()
+            for t in [0] if self.prompt_first else sorted(self.masks):
+                if new := [id_ for id_ in self.ids(t) if id_ not in seen]:
+                    starts[t] = new
+                    seen.update(new)
+        if not starts:
+            where = self.masks[0] if self.prompt_first else self.masks[min(self.masks)].parent
+            raise ValueError(
+                f"{where}: no object to follow in video {self.name!r} (0 is background, 255 void); take the video off "
+                "the list, or set year: '2016' or single_object: true if 255 means the object"
+            )
+        return dict(starts)
+
+    def given(self) -> VideoFiles:
+        """The sequence with no more masks than an evaluation gives: objects on the frames where they start.
+
+        Raises:
+            ValueError: as for :meth:`starting_ids`.
+        """
+        starts = self.starting_ids()
+        return replace(self, masks={t: self.masks[t] for t in sorted(starts)}, only=starts)
 
     def check(self) -> None:
         """Compare the sizes of all frames and masks, headers only.

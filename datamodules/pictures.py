@@ -17,7 +17,7 @@ from lightning_vos.types import Clip
 
 
 class Pictures(Dataset[Clip]):
-    """Clips of one frame that show all objects of a picture.
+    """Clips that show all objects of a picture, every frame another warp of it.
 
     Samples are the still images, then the annotated frames of the videos in order of time. Void is background.
 
@@ -26,15 +26,22 @@ class Pictures(Dataset[Clip]):
         videos: sequences; likewise.
         max_objects: most objects of a clip.
         transform: augmentation.
+        clip_length: frames of a clip.
     """
 
     def __init__(
-        self, stills: Sequence[Still], videos: Sequence[VideoFiles], max_objects: int, transform: StaticTransform
+        self,
+        stills: Sequence[Still],
+        videos: Sequence[VideoFiles],
+        max_objects: int,
+        transform: StaticTransform,
+        clip_length: int = 1,
     ) -> None:
         self.stills = list(stills)
         self.frames = [(video, t) for video in videos for t in sorted(video.masks)]
         self.max_objects = max_objects
         self.transform = transform
+        self.clip_length = clip_length
 
     def __len__(self) -> int:
         """Number of still images and annotated frames, repeats included."""
@@ -51,7 +58,8 @@ class Pictures(Dataset[Clip]):
             frame, mask = self.stills[key.index].read(self.transform.short_side)
         else:
             frame, mask = self._read(*self.frames[key.index - len(self.stills)])
-        return to_clip(*self.transform([frame], [mask], rng), self.max_objects, rng)
+        frames, masks = self.transform([frame] * self.clip_length, [mask] * self.clip_length, rng)
+        return to_clip(frames, masks, self.max_objects, rng)
 
     def _read(self, video: VideoFiles, t: int) -> tuple[np.ndarray, np.ndarray]:
         # Which frames show an object is only known from their masks, and reading all of them at the start would take

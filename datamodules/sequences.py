@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
 
@@ -49,7 +48,7 @@ class EvaluationSet(Dataset[Video]):
         self.videos = list(videos)
         self.short_side = short_side
         # For each video: frame number -> ids that start there.
-        self.starts = [_starting_ids(video) for video in self.videos]
+        self.starts = [video.starting_ids() for video in self.videos]
         self.names = [video.name for video in self.videos]
         self.object_ids = [tuple(id_ for t in sorted(starts) for id_ in sorted(starts[t])) for starts in self.starts]
         self.max_objects = max((len(ids) for ids in self.object_ids), default=0)
@@ -87,31 +86,6 @@ class EvaluationSet(Dataset[Video]):
                 )
             lookup[id_] = ids.index(id_) + 1
         return torch.from_numpy(lookup[labels])
-
-
-def _starting_ids(video: VideoFiles) -> dict[int, list[int]]:
-    starts: dict[int, list[int]] = defaultdict(list)
-    if video.starts is not None:
-        for id_, t in sorted(video.starts.items()):
-            if t not in video.masks:
-                raise ValueError(
-                    f"{video.frames[t]}: object {id_} of video {video.name!r} starts here, but the frame has no mask; "
-                    "add the mask or correct meta.json"
-                )
-            starts[t].append(id_)
-    else:
-        seen: set[int] = set()
-        for t in [0] if video.prompt_first else sorted(video.masks):
-            if new := [id_ for id_ in video.ids(t) if id_ not in seen]:
-                starts[t] = new
-                seen.update(new)
-    if not starts:
-        where = video.masks[0] if video.prompt_first else video.masks[min(video.masks)].parent
-        raise ValueError(
-            f"{where}: no object to follow in video {video.name!r} (0 is background, 255 void); take the video off the "
-            "list, or set year: '2016' or single_object: true if 255 means the object"
-        )
-    return dict(starts)
 
 
 def _read_frame(video: VideoFiles, short_side: int | None, t: int) -> Tensor:

@@ -19,25 +19,26 @@ CURRICULUM = ((0.0, 5), (0.1, 10), (0.3, 15), (0.9, 5))
 
 
 class MixedClips(Dataset[Clip]):
-    """Clips of videos, some of which give way to a clip made of a still image.
+    """Clips of one set, some of which give way to a clip of another.
 
     Few videos are soon known by heart; the pictures of stage one keep the matching general (our design; STM's authors
     and others only pretrain on them).
 
     Args:
-        videos: clips of videos; the length is theirs.
-        stills: clips of still images, drawn evenly.
-        share: probability that a clip is one of a still image.
+        main: clips, such as those of videos; the length is theirs.
+        others: clips that stand in for them, such as those of still images, drawn evenly.
+        share: probability that a clip is one of the others.
     """
 
-    def __init__(self, videos: TrainingSequences, stills: StaticClips, share: float) -> None:
-        self.videos = videos
-        self.stills = stills
+    def __init__(self, main: Dataset[Clip], others: Dataset[Clip], share: float) -> None:
+        self.main = main
+        self.others = others
         self.share = share
+        self.length, self.choices = (len(clips) for clips in (main, others))  # type: ignore[arg-type]
 
     def __len__(self) -> int:
-        """Number of sequences, repeats included."""
-        return len(self.videos)
+        """Number of samples of the main set, repeats included."""
+        return self.length
 
     def __getitem__(self, key: ClipKey) -> Clip:
         """The clip that the key describes, always the same one.
@@ -45,11 +46,11 @@ class MixedClips(Dataset[Clip]):
         Raises:
             ValueError: a damaged file or an empty mask.
         """
-        # A generator of its own: the clips that remain are those of a run without stills.
-        rng = np.random.default_rng([key.seed, len(self.stills)])
+        # A generator of its own: the clips that remain are those of a run without the others.
+        rng = np.random.default_rng([key.seed, self.choices])
         if rng.random() < self.share:
-            return self.stills[key._replace(index=int(rng.integers(len(self.stills))))]
-        return self.videos[key]
+            return self.others[key._replace(index=int(rng.integers(self.choices)))]
+        return self.main[key]
 
 
 class VideoDataModule(VOSDataModule):

@@ -502,7 +502,7 @@ def test_clips_of_videos_mixed_with_stills(tmp_path: Path) -> None:
     same = [torch.equal(mixed[key].frames, alone[key].frames) for key in keys]
     assert 26 < sum(same) < 46  # the others stay what they are without stills
     for key, kept in zip(keys, same, strict=True):
-        stills = [mixed.stills[key._replace(index=index)].frames for index in range(10)]
+        stills = [mixed.others[key._replace(index=index)].frames for index in range(10)]
         assert kept is not any(torch.equal(mixed[key].frames, still) for still in stills)
     with pytest.raises(ValueError, match=r"data\.stills=1\.0 must be at least 0 and below 1"):
         video_clips(tmp_path, stills=1.0)

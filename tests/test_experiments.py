@@ -15,6 +15,7 @@ from conftest import SMALL
 from PIL import Image
 from tiny_runs import (
     DATA,
+    EXPERIMENTS,
     METHODS,
     ROOT,
     class_name,
@@ -31,10 +32,12 @@ from lightning_vos.__main__ import VOSCLI, main
 from lightning_vos.config_errors import option_values
 
 STAGES = ("static", "video")
+ONLINE = [m for m in METHODS if (EXPERIMENTS / m / "online.yaml").is_file()]
 SUMMARY = r"J&F \d\.\d{3}  J \d\.\d{3}  F \d\.\d{3}  \(copied first mask \d\.\d{3}\)  \d+\.\d FPS on \S.*"
 
 # Data files hold nothing of the model and recipes nothing of where data lies: no need to cross all with all.
 COMPOSED = [(m, s, r, "demo") for m in METHODS for s in STAGES for r in recipes(m)]
+COMPOSED += [(m, "online", r, "demo") for m in ONLINE for r in recipes(m)]
 COMPOSED += [(m, s, "", d) for m in METHODS for s in STAGES for d in DATA if d != "demo"]
 
 

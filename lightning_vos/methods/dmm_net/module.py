@@ -124,6 +124,8 @@ class DMMNet(VOSModule):
         proposal_mask_layers: convolutions of its mask head.
         anchor_sizes: side of the anchors at strides 4 to 64, pixels.
         proposal_short_side: shorter side of the detector's input, pixels; null: that of the frame.
+        proposal_long_side: bound of its longer side, which goes before the shorter one. Where training frames are
+            squares around whole pictures (``data.whole``), equal to it: objects are then as large in both.
         proposal_candidates: boxes that its first stage looks through on each level, and hands on.
         proposal_rois: boxes of a picture that its second stage trains on.
         proposals: m, proposals of a frame.
@@ -166,6 +168,7 @@ class DMMNet(VOSModule):
         proposal_mask_layers: int = 4,
         anchor_sizes: tuple[int, int, int, int, int] = (32, 64, 128, 256, 512),
         proposal_short_side: int | None = 800,
+        proposal_long_side: int = 1333,
         proposal_candidates: int = 1000,
         proposal_rois: int = 512,
         proposals: int = 50,
@@ -218,6 +221,7 @@ class DMMNet(VOSModule):
             proposal_mask_layers,
             anchor_sizes,
             proposal_short_side,
+            proposal_long_side,
             candidates=proposal_candidates,
             rois=proposal_rois,
             detections=2 * proposals,
@@ -348,7 +352,7 @@ class DMMNet(VOSModule):
             if self.training and self.straight_through:
                 one = torch.zeros_like(weights).scatter(2, weights.argmax(dim=2, keepdim=True), 1) * rows.unsqueeze(2)
                 shown = ((weights + (one - weights).detach()) @ flat).unflatten(2, size)
-        if self.refinement and self.trains == "matching":
+        if self.refinement:
             masks = torch.stack([previous, templates.first, shown], dim=2)
             logits, templates.hidden = self.decoder(query.skips, masks, templates.hidden, rows)
             if self.residual:

@@ -567,6 +567,38 @@ def test_jitter_stays_within_its_limits() -> None:
         close(pairs.searches, expected, atol=1e-2)
 
 
+def test_windows_move_towards_a_neighbour_but_not_beyond_the_border() -> None:
+    batch = clips(2, objects=2, frames=3, size=96)
+    objects = torch.tensor([[1, 2], [2, 1]])
+    others = 3 - objects
+    labels = batch.masks.clone()
+    labels[0, 2][labels[0, 2] == 1] = 0  # the neighbour of the second pair is hidden
+    for at, share in ((0.3, 0.5), (0.6, 0.5), (0.0, 0.5), (0.9, 1.0)):
+        draws = torch.full((2, 2, DRAWS), 0.5)
+        draws[..., 7] = at
+        pairs = make_pairs(batch.frames.float(), labels, objects, draws, 64, 129, 0.0, 1.0, False, share, others)
+        for b in range(2):
+            for p in range(2):
+                own, other = (target_of(labels[b : b + 1, p + 1 : p + 2] == ids[b, p])[0] for ids in (objects, others))
+                way = at / share if at < share and (b, p) != (0, 1) else 0.0
+                limit = 0.75 * own.side.item()
+                shift = ((other.centre - own.centre) * way).clamp(-limit, limit)
+                place = Target((own.centre + shift).float(), own.size.float())
+                expected = crop_frames(batch.frames[b : b + 1, p + 1].float(), place, 64, 129)
+                close(pairs.searches[2 * b + p], expected[0], atol=1e-2)
+                mask = (labels[b : b + 1, p + 1] == objects[b, p]).float()
+                assert torch.equal(pairs.masks[2 * b + p], crop_masks(mask, place, 64, 129, 2)[0, 0])
+                assert pairs.cells.positive[2 * b + p].any()  # the target is still to be seen
+
+
+def test_an_only_object_has_no_neighbour() -> None:
+    model = small("SiamDyn", neighbours=1.0, jitter=0.0, negatives=0.0).train()
+    plain = small("SiamDyn", neighbours=0.0, jitter=0.0, negatives=0.0).train()
+    plain.load_state_dict(model.state_dict())
+    batch = clips(2, objects=1)
+    assert torch.equal(model.training_step(batch, 0), plain.training_step(batch, 0))
+
+
 def test_negative_pairs_get_the_template_of_another_target() -> None:
     two = paired(clips(2), torch.tensor([[1, 2], [1, 2]]), negatives=1.0)
     assert two.source.tolist() == [2, 3, 0, 1]
@@ -756,6 +788,46 @@ def test_the_state_after_a_frame_by_hand() -> None:
     close(always.centre, moved.centre)
 
 
+def test_a_state_stays_where_others_have_taken_the_pixels() -> None:
+    place = Target(torch.tensor([[100.0, 80.0]]), torch.tensor([[32.0, 32.0]]))  # a crop pixel is a pixel
+    probs = torch.zeros(1, 129, 129)
+    probs[0, 60:80, 50:90] = 0.9
+    won = torch.ones(1, 129, 129, dtype=torch.bool)
+    arguments = (place, chosen(0.5, 1.0, [50, 60, 90, 80]), probs, 64, (200, 220), 0.1, 100.0, True)
+    for one, two in zip(follow(*arguments, won)[0], follow(*arguments)[0], strict=True):
+        assert torch.equal(one, two)
+    won[0, :, 70:] = False  # another object has the right half
+    moved, lost = follow(*arguments, won)
+    assert not lost.item()
+    close(moved.centre, [[100 + 59.5 - 64, 80 + 69.5 - 64]])
+    won[0, :, 54:] = False  # 80 pixels are left: behind another object
+    kept, lost = follow(*arguments, won)
+    assert lost.item()
+    assert [x.tolist() for x in kept] == [x.tolist() for x in place]
+
+
+def test_two_targets_that_look_alike_do_not_both_follow_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    mask = torch.zeros(33, 33)
+    mask[12:21, 12:21] = 1
+    sure, unsure = predicted(mask=2 * mask), predicted(mask=mask)
+    both = Prediction(*(torch.cat(parts) for parts in zip(sure, unsure, strict=True)))
+    frames, _ = squares(1, 4, 2, size=(64, 64))
+    given = torch.zeros(1, 2, 64, 64)
+    given[:, 0, 20:40, 20:40:2], given[:, 1, 20:40, 21:40:2] = 1, 1  # in one place, the first is the surer one
+    stayed = []
+    for compete in (False, True):
+        model = tracker(monkeypatch, both, compete=compete)
+        with model.sequence():
+            model.step(frames[:, 0], given)
+            start = model.templates.centre.clone()
+            for t in range(1, 4):
+                model.step(frames[:, t])
+            stayed.append((model.templates.centre - start).abs().amax(dim=2)[0, 1].item())
+            assert model.lost_targets is not None
+            assert model.lost_targets[0, 1].item() is compete
+    assert stayed[1] == 0
+
+
 def test_what_lies_outside_of_the_frame_does_not_move_the_state() -> None:
     place = Target(torch.tensor([[2.0, 50.0]]), torch.tensor([[32.0, 32.0]]))
     probs = torch.ones(1, 129, 129)  # everything, and half of it is not there
@@ -853,7 +925,7 @@ def test_the_network_sees_windows_of_one_size_whatever_the_frame() -> None:
 
 
 def test_an_object_is_tracked_as_if_it_were_alone() -> None:
-    model = small("SiamDyn").double()
+    model = small("SiamDyn", compete=False).double()
     frames, labels = squares(1, 6, 2)
     states = []
     for chosen_ones in ([1, 2], [1], [2]):
@@ -934,6 +1006,7 @@ def test_other_forms_train_and_track(form: dict[str, Any]) -> None:
         ({"template_size": 49}, "template_size=49: .*at least 65"),
         ({"kernel_layers": 0}, "kernel_layers=0: must be at least 1"),
         ({"negatives": 1.5}, "negatives=1.5: must be from 0 to 1"),
+        ({"neighbours": -0.5}, "neighbours=-0.5: must be from 0 to 1"),
         ({"window": -1}, "window=-1: must be from 0 to 1"),
     ],
 )

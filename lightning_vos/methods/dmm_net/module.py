@@ -112,6 +112,7 @@ class DMMNet(VOSModule):
             network's own with this probability, the ground truth otherwise.
         match_weight: weight of the match loss.
         match_balanced: see :func:`~lightning_vos.methods.dmm_net.losses.match_loss`.
+        match_temperature: see there; null: no cross entropy, as in the paper.
         matched_weight: weight of the soft IoU of the matched mask.
         entropy_weight: weight of the bootstrapped cross entropy of the result, which the other methods train on; none
             in the paper. It cares for boundaries, soft IoU for areas.
@@ -158,6 +159,7 @@ class DMMNet(VOSModule):
         own_masks: tuple[float, float] = (0.25, 0.5),
         match_weight: float = 1.0,
         match_balanced: bool = False,
+        match_temperature: float | None = None,
         matched_weight: float = 1.0,
         entropy_weight: float = 0.0,
         pretrained_lr: float = 0.1,
@@ -186,6 +188,8 @@ class DMMNet(VOSModule):
         ):
             if value not in choices:
                 raise ValueError(f"{name}={value}: choose from {', '.join(choices)}")
+        if match_temperature is not None and match_temperature <= 0:
+            raise ValueError(f"match_temperature={match_temperature}: must be above 0, or null")
         if proposals < 1:
             raise ValueError(f"proposals={proposals}: must be at least 1")
         for name, share in (("overlap_weight", overlap_weight), ("proposal_overlap", proposal_overlap)):
@@ -207,6 +211,7 @@ class DMMNet(VOSModule):
         self.own_masks = own_masks
         self.match_weight = match_weight
         self.match_balanced = match_balanced
+        self.match_temperature = match_temperature
         self.matched_weight = matched_weight
         self.entropy_weight = entropy_weight
         self.pretrained_lr = pretrained_lr
@@ -416,7 +421,15 @@ class DMMNet(VOSModule):
         ids = torch.arange(1, present.shape[1] + 1, device=labels.device).view(1, -1, 1, 1)
         for t, frame in enumerate(self.templates.clip):
             masks = (labels[:, t].unsqueeze(1) == ids).to(self.mean.dtype)
-            match = match_loss(frame.cosine, frame.proposals, frame.valid, masks, present, self.match_balanced)
+            match = match_loss(
+                frame.cosine,
+                frame.proposals,
+                frame.valid,
+                masks,
+                present,
+                self.match_balanced,
+                self.match_temperature,
+            )
             matched = mean_over_objects(soft_iou_loss(frame.matched, masks), present)
             refined = mean_over_objects(soft_iou_loss(torch.sigmoid(frame.refined), masks), present)
             losses["match"] = losses["match"] + self.match_weight * match

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from lightning_vos.blocks.backbone import Norm, Trunk
 from lightning_vos.functional import EPSILON, in_full, merge_by_maximum
 from lightning_vos.losses import mean_over_objects
-from lightning_vos.methods.siam_dyn.crop import Target, crop_frames, crop_templates, paste, target_of
+from lightning_vos.methods.siam_dyn.crop import Target, crop_frames, crop_masks, crop_templates, paste, target_of
 from lightning_vos.methods.siam_dyn.dynamic_head import DynamicHead, upsample
 from lightning_vos.methods.siam_dyn.losses import best_positives, detection_losses, mask_losses
 from lightning_vos.methods.siam_dyn.network import Kernel, Prediction, SiameseNetwork, cell_positions
@@ -73,6 +73,8 @@ class SiamDyn(VOSModule):
         masked_template: hide what is not the target in its template.
         coordinates: whether it sees where the pixel lies relative to the cell (CondInst), or not (SOLOv2).
         negatives: share of training pairs whose template is of another target.
+        neighbours: share of the search windows in training that are moved towards another object, see
+            :func:`~lightning_vos.methods.siam_dyn.pairs.make_pairs`.
         jitter: factor of shift and scale of the training windows.
         frozen_until: share of the run for which a pretrained trunk stays as it is. Then its layers 2 and 3 learn, while
             what is before them never does. From scratch everything learns from the start.
@@ -83,6 +85,7 @@ class SiamDyn(VOSModule):
         lost_area: so is one with fewer pixels, unless its score is good: then its box decides.
         threshold: probability from which a pixel belongs to an object, in (0, 1).
         state_from: ``mask``, or ``box``: the state always follows the regressed box.
+        compete: a state follows only what no other object claims more (ours); else what its own window shows.
         **kwargs: see :class:`~lightning_vos.module.VOSModule`.
     """
 
@@ -105,6 +108,7 @@ class SiamDyn(VOSModule):
         masked_template: bool = False,
         coordinates: bool = True,
         negatives: float = 0.2,
+        neighbours: float = 0.0,
         jitter: float = 1.0,
         frozen_until: float = 0.5,
         pretrained_lr: float = 0.1,
@@ -114,6 +118,7 @@ class SiamDyn(VOSModule):
         lost_area: float = 100.0,
         threshold: float = 0.5,
         state_from: Literal["mask", "box"] = "mask",
+        compete: bool = True,
         **kwargs: Any,
     ) -> None:
         """See the class."""
@@ -127,7 +132,12 @@ class SiamDyn(VOSModule):
                 raise ValueError(f"{name}={size}: must be 1 mod 16 and at least 65, so that a cell lies in the centre")
         if kernel_layers < 1:
             raise ValueError(f"kernel_layers={kernel_layers}: must be at least 1")
-        for name, share in (("negatives", negatives), ("window", window), ("frozen_until", frozen_until)):
+        for name, share in (
+            ("negatives", negatives),
+            ("neighbours", neighbours),
+            ("window", window),
+            ("frozen_until", frozen_until),
+        ):
             if not 0 <= share <= 1:
                 raise ValueError(f"{name}={share}: must be from 0 to 1")
         if not 0 < threshold < 1:
@@ -135,6 +145,7 @@ class SiamDyn(VOSModule):
         self.unit = template_size - 1
         self.search_size = search_size
         self.negatives = negatives
+        self.neighbours = neighbours
         self.jitter = jitter
         self.starts_pretrained = norm == "frozen_batch"
         self.frozen_until = frozen_until if self.starts_pretrained else 0.0
@@ -147,6 +158,7 @@ class SiamDyn(VOSModule):
         self.lost_area = lost_area
         self.threshold = threshold
         self.state_from = state_from
+        self.compete = compete
 
         self.head = DynamicHead(mask_channels, kernel_dim, kernel_layers, coordinates, self.unit // 2)
         self.network = SiameseNetwork(trunk, norm, backbone_weights, dim, mask_dim, self.head, mask_channels, kernel)
@@ -208,13 +220,17 @@ class SiamDyn(VOSModule):
         return F.pad(logits, (0, 0, 0, 0, 0, len(self.tracks.births) - objects))
 
     def memorize(self, query: Query, probs: Tensor, given: Tensor | None) -> None:
-        """Move the states; make templates of the objects that start here.
-
-        A state follows what its own window shows, before objects compete for pixels.
-        """
+        """Move the states; make templates of the objects that start here."""
         templates = self.templates
         if query.choice is not None:
             shape = templates.centre.shape[:2]
+            won = None
+            if self.compete and shape[1] > 1:
+                best = (probs >= probs.amax(dim=1, keepdim=True))[:, : shape[1]].flatten(0, 1)
+                one_each = Target(*(state.flatten(0, 1).unsqueeze(1) for state in templates.target))
+                won = (
+                    crop_masks(best.to(query.windows.dtype), one_each, self.unit, self.search_size, 1).squeeze(1) > 0.5
+                )
             moved, lost = follow(
                 Target(*(state.flatten(0, 1) for state in templates.target)),
                 query.choice,
@@ -224,6 +240,7 @@ class SiamDyn(VOSModule):
                 self.lost_score,
                 self.lost_area,
                 self.state_from == "mask",
+                won,
             )
             templates.target = Target(*(state.unflatten(0, shape) for state in moved))
             templates.lost = lost.view(shape) & self.tracks.present[:, : shape[1]]
@@ -273,7 +290,8 @@ class SiamDyn(VOSModule):
             torch.initial_seed(), self.steps_done, self.places(size, batch_idx), max(1, length - 1), frames.device
         )
         turn = torch.arange(draws.shape[1], device=frames.device) + self.steps_done
-        objects = turn % batch.num_objects.unsqueeze(1) + 1
+        count = batch.num_objects.unsqueeze(1)
+        objects = turn % count + 1
         pairs = make_pairs(
             frames,
             batch.masks,
@@ -284,6 +302,8 @@ class SiamDyn(VOSModule):
             self.negatives,
             self.jitter,
             self.masked_template,
+            self.neighbours,
+            objects % count + 1,
         )
         where, what = self.network.templates(self._as_input(pairs.templates))
         prediction = self.network(self._as_input(pairs.searches), where[pairs.source], what[pairs.source])

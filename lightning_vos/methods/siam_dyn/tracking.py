@@ -107,11 +107,13 @@ def follow(
     lost_score: float,
     lost_area: float,
     from_mask: bool = True,
+    won: Tensor | None = None,
 ) -> tuple[Target, Tensor]:
     """The target state after a frame.
 
     The state goes to the box of the mask's largest part; where the target is lost but the score is good, to the
-    regressed box; else it stays. The size is damped: it moves by the share ``penalty * score``.
+    regressed box; else it stays. It also stays where other objects have taken the mask's pixels: the target is behind
+    one of them, or has been mistaken for it. The size is damped: it moves by the share ``penalty * score``.
 
     Args:
         target: ``(n,)`` states before.
@@ -122,6 +124,7 @@ def follow(
         lost_score: a target with a smaller score is lost.
         lost_area: so is one with fewer pixels of the frame.
         from_mask: false: never look at the mask.
+        won: ``(n, m, m)`` bool, pixels of the windows that no other object claims more; ``None``: all.
 
     Returns:
         States ``(n,)`` and ``(n,)`` bool, lost.
@@ -132,7 +135,10 @@ def follow(
     x, y = (target.centre[:, axis, None] + steps for axis in (0, 1))
     inside = ((y > -0.5) & (y < frame[0] - 0.5)).unsqueeze(2) & ((x > -0.5) & (x < frame[1] - 0.5)).unsqueeze(1)
     masks = (probs > 0.5) & inside
-    lost = (choice.score < lost_score) | (masks.sum(dim=(1, 2)) * scale**2 < lost_area)
+    seen = (choice.score >= lost_score) & (masks.sum(dim=(1, 2)) * scale**2 >= lost_area)
+    if won is not None:
+        masks = masks & won
+    lost = ~seen | (masks.sum(dim=(1, 2)) * scale**2 < lost_area)
     parts = largest_components(masks).to(target.centre.dtype)
     parts = parts + parts.new_tensor([-0.5, -0.5, 0.5, 0.5])  # outer edges of the pixels
     boxes = torch.where((lost | (not from_mask)).unsqueeze(1), choice.box, parts)
@@ -140,4 +146,4 @@ def follow(
     size = (boxes[:, 2:] - boxes[:, :2]) * scale.unsqueeze(-1)
     rate = (choice.penalty * choice.score).unsqueeze(-1)
     moved = Target(centre, torch.lerp(target.size, size, rate)).clamped(frame)
-    return moved.where(choice.score >= lost_score, target), lost
+    return moved.where((choice.score >= lost_score) & ~(seen & lost), target), lost

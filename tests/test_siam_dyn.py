@@ -567,38 +567,6 @@ def test_jitter_stays_within_its_limits() -> None:
         close(pairs.searches, expected, atol=1e-2)
 
 
-def test_windows_move_towards_a_neighbour_but_not_beyond_the_border() -> None:
-    batch = clips(2, objects=2, frames=3, size=96)
-    objects = torch.tensor([[1, 2], [2, 1]])
-    others = 3 - objects
-    labels = batch.masks.clone()
-    labels[0, 2][labels[0, 2] == 1] = 0  # the neighbour of the second pair is hidden
-    for at, share in ((0.3, 0.5), (0.6, 0.5), (0.0, 0.5), (0.9, 1.0)):
-        draws = torch.full((2, 2, DRAWS), 0.5)
-        draws[..., 7] = at
-        pairs = make_pairs(batch.frames.float(), labels, objects, draws, 64, 129, 0.0, 1.0, False, share, others)
-        for b in range(2):
-            for p in range(2):
-                own, other = (target_of(labels[b : b + 1, p + 1 : p + 2] == ids[b, p])[0] for ids in (objects, others))
-                way = at / share if at < share and (b, p) != (0, 1) else 0.0
-                limit = 0.75 * own.side.item()
-                shift = ((other.centre - own.centre) * way).clamp(-limit, limit)
-                place = Target((own.centre + shift).float(), own.size.float())
-                expected = crop_frames(batch.frames[b : b + 1, p + 1].float(), place, 64, 129)
-                close(pairs.searches[2 * b + p], expected[0], atol=1e-2)
-                mask = (labels[b : b + 1, p + 1] == objects[b, p]).float()
-                assert torch.equal(pairs.masks[2 * b + p], crop_masks(mask, place, 64, 129, 2)[0, 0])
-                assert pairs.cells.positive[2 * b + p].any()  # the target is still to be seen
-
-
-def test_an_only_object_has_no_neighbour() -> None:
-    model = small("SiamDyn", neighbours=1.0, jitter=0.0, negatives=0.0).train()
-    plain = small("SiamDyn", neighbours=0.0, jitter=0.0, negatives=0.0).train()
-    plain.load_state_dict(model.state_dict())
-    batch = clips(2, objects=1)
-    assert torch.equal(model.training_step(batch, 0), plain.training_step(batch, 0))
-
-
 def test_negative_pairs_get_the_template_of_another_target() -> None:
     two = paired(clips(2), torch.tensor([[1, 2], [1, 2]]), negatives=1.0)
     assert two.source.tolist() == [2, 3, 0, 1]
@@ -1006,7 +974,6 @@ def test_other_forms_train_and_track(form: dict[str, Any]) -> None:
         ({"template_size": 49}, "template_size=49: .*at least 65"),
         ({"kernel_layers": 0}, "kernel_layers=0: must be at least 1"),
         ({"negatives": 1.5}, "negatives=1.5: must be from 0 to 1"),
-        ({"neighbours": -0.5}, "neighbours=-0.5: must be from 0 to 1"),
         ({"window": -1}, "window=-1: must be from 0 to 1"),
     ],
 )

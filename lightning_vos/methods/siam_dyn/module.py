@@ -73,8 +73,6 @@ class SiamDyn(VOSModule):
         masked_template: hide what is not the target in its template.
         coordinates: whether it sees where the pixel lies relative to the cell (CondInst), or not (SOLOv2).
         negatives: share of training pairs whose template is of another target.
-        neighbours: share of the search windows in training that are moved towards another object, see
-            :func:`~lightning_vos.methods.siam_dyn.pairs.make_pairs`.
         jitter: factor of shift and scale of the training windows.
         frozen_until: share of the run for which a pretrained trunk stays as it is. Then its layers 2 and 3 learn, while
             what is before them never does. From scratch everything learns from the start.
@@ -108,7 +106,6 @@ class SiamDyn(VOSModule):
         masked_template: bool = False,
         coordinates: bool = True,
         negatives: float = 0.2,
-        neighbours: float = 0.0,
         jitter: float = 1.0,
         frozen_until: float = 0.5,
         pretrained_lr: float = 0.1,
@@ -134,7 +131,6 @@ class SiamDyn(VOSModule):
             raise ValueError(f"kernel_layers={kernel_layers}: must be at least 1")
         for name, share in (
             ("negatives", negatives),
-            ("neighbours", neighbours),
             ("window", window),
             ("frozen_until", frozen_until),
         ):
@@ -145,7 +141,6 @@ class SiamDyn(VOSModule):
         self.unit = template_size - 1
         self.search_size = search_size
         self.negatives = negatives
-        self.neighbours = neighbours
         self.jitter = jitter
         self.starts_pretrained = norm == "frozen_batch"
         self.frozen_until = frozen_until if self.starts_pretrained else 0.0
@@ -290,8 +285,7 @@ class SiamDyn(VOSModule):
             torch.initial_seed(), self.steps_done, self.places(size, batch_idx), max(1, length - 1), frames.device
         )
         turn = torch.arange(draws.shape[1], device=frames.device) + self.steps_done
-        count = batch.num_objects.unsqueeze(1)
-        objects = turn % count + 1
+        objects = turn % batch.num_objects.unsqueeze(1) + 1
         pairs = make_pairs(
             frames,
             batch.masks,
@@ -302,8 +296,6 @@ class SiamDyn(VOSModule):
             self.negatives,
             self.jitter,
             self.masked_template,
-            self.neighbours,
-            objects % count + 1,
         )
         where, what = self.network.templates(self._as_input(pairs.templates))
         prediction = self.network(self._as_input(pairs.searches), where[pairs.source], what[pairs.source])

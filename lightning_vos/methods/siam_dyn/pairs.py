@@ -13,11 +13,10 @@ from lightning_vos.methods.siam_dyn.crop import Target, crop_frames, crop_masks,
 from lightning_vos.methods.siam_dyn.network import FIRST, STRIDE
 from lightning_vos.methods.siam_dyn.targets import CellTargets, cell_targets, centre_of_mass
 
-DRAWS = 8  # random numbers of a pair: negative, shift and scale of both windows, how far towards a neighbour
+DRAWS = 7  # random numbers of a pair: negative, shift and scale of both windows
 # Largest shift of a window on each axis, in shares of its unit, and largest change of its scale (SiamMask).
 TEMPLATE_JITTER = (1 / 32, 0.05)
 SEARCH_JITTER = (1 / 2, 0.18)
-NEIGHBOUR_SHIFT = 3 / 4  # likewise, of a window that is moved towards a neighbour
 
 
 class Pairs(NamedTuple):
@@ -54,8 +53,6 @@ def make_pairs(
     negatives: float,
     jitter: float,
     masked: bool = False,
-    neighbours: float = 0.0,
-    others: Tensor | None = None,
 ) -> Pairs:
     """One pair for each frame after the first; of a single picture with itself.
 
@@ -73,10 +70,6 @@ def make_pairs(
             that of another of its objects.
         jitter: factor of both jitters.
         masked: see :func:`~lightning_vos.methods.siam_dyn.crop.crop_templates`.
-        neighbours: share of the search windows that are moved towards another object of the frame, by up to the whole
-            way but not so far that the target's middle comes near the border (ours): what tells the target from its
-            neighbours is then not that it lies in the middle, but what its template shows.
-        others: ``(B, P)`` label of that object, the target's own where there is none.
     """
     later = slice(1, None) if labels.shape[1] > 1 else slice(0, 1)
     frames = in_full(frames)
@@ -98,9 +91,6 @@ def make_pairs(
     template = _jittered(first, draws[..., 1:4], unit, TEMPLATE_JITTER, jitter)
     search = Target(*(x.flatten(0, 1) for x in _jittered(found, draws[..., 4:7], unit, SEARCH_JITTER, jitter)))
     flat = Target(*(x.flatten(0, 1) for x in found))
-    if others is not None and neighbours > 0:
-        shift = _towards(labels[:, later] == others[..., None, None], found, draws[..., 7], neighbours)
-        search = search._replace(centre=search.centre + (shift * seen.unsqueeze(-1)).flatten(0, 1))
     corners = [to_window(flat.centre + way * flat.size / 2, search, unit, search_size) for way in (-1, 1)]
     masses = to_window(centre_of_mass(search_masks.flatten(0, 1)).to(frames.dtype), search, unit, search_size)
     one_each = Target(*(x.unsqueeze(1) for x in search))
@@ -116,14 +106,6 @@ def make_pairs(
 def map_size(search_size: int) -> int:
     """Cells of the correlation map on each axis."""
     return (search_size - 1) // STRIDE + 1 - 2 * (FIRST // STRIDE)
-
-
-def _towards(masks: Tensor, target: Target, draws: Tensor, share: float) -> Tensor:
-    """How far windows of targets ``(B, P)`` move towards what ``masks (B, P, H, W)`` show: ``(B, P, 2)`` pixels."""
-    neighbour, there = target_of(masks)
-    way = (draws / share * (draws < share) * there).unsqueeze(-1)
-    limit = NEIGHBOUR_SHIFT * target.side.unsqueeze(-1)
-    return (way * (neighbour.centre.to(target.centre.dtype) - target.centre)).maximum(-limit).minimum(limit)
 
 
 def _in(dtype: torch.dtype, target: Target) -> Target:

@@ -13,13 +13,7 @@ COVERED = 0.5  # IoU from which a proposal that is not the chosen one is no wron
 
 
 def match_loss(
-    cosine: Tensor,
-    proposals: Tensor,
-    valid: Tensor,
-    masks: Tensor,
-    present: Tensor,
-    balanced: bool = False,
-    temperature: float | None = None,
+    cosine: Tensor, proposals: Tensor, valid: Tensor, masks: Tensor, present: Tensor, balanced: bool = False
 ) -> Tensor:
     """``mean (cos_ij - G_ij)^2`` over templates and proposals; G is the greedy assignment by IoU with the truth.
 
@@ -35,9 +29,6 @@ def match_loss(
         balanced: let the few pairs that match count as much as all others together; else nothing is lost for long by
             calling no two things alike. Of the others, those do not count whose proposal covers the object as well (IoU
             of at least 0.5): what tells it from the chosen one is no difference between objects.
-        temperature: add the cross entropy of choosing the right one among the proposals that count,
-            ``-log softmax_j(cos_ij / temperature)``, mean over the templates: a mean over all wrong proposals hardly
-            feels the few that look alike (ours; InfoNCE, van den Oord et al. 2018).
 
     Returns:
         Scalar: mean over clips; 0 for a clip in which nothing can be matched.
@@ -47,13 +38,10 @@ def match_loss(
     target = greedy_assignment(-overlap, rows, valid)
     pairs = (rows.unsqueeze(2) & valid.unsqueeze(1)).to(cosine.dtype)
     error = (cosine - target) ** 2
-    wrong = pairs * (1 - target) * (overlap < COVERED)
-    loss = (_mean(error, pairs * target) + _mean(error, wrong)) / 2 if balanced else _mean(error, pairs)
-    if temperature is not None:
-        counted = pairs * target + wrong
-        logits = (cosine / temperature).masked_fill(counted == 0, -torch.inf).where(rows.unsqueeze(2), 0)
-        loss = loss + _mean(-torch.log_softmax(logits, dim=2).masked_fill(counted == 0, 0), pairs * target)
-    return loss.mean()
+    if balanced:
+        wrong = pairs * (1 - target) * (overlap < COVERED)
+        return (_mean(error, pairs * target) + _mean(error, wrong)).mean() / 2
+    return _mean(error, pairs).mean()
 
 
 def _mean(error: Tensor, weight: Tensor) -> Tensor:

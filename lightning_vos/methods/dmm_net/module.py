@@ -112,7 +112,6 @@ class DMMNet(VOSModule):
             network's own with this probability, the ground truth otherwise.
         match_weight: weight of the match loss.
         match_balanced: see :func:`~lightning_vos.methods.dmm_net.losses.match_loss`.
-        match_temperature: see there; null: no cross entropy, as in the paper.
         matched_weight: weight of the soft IoU of the matched mask.
         entropy_weight: weight of the bootstrapped cross entropy of the result, which the other methods train on; none
             in the paper. It cares for boundaries, soft IoU for areas.
@@ -125,8 +124,6 @@ class DMMNet(VOSModule):
         proposal_mask_layers: convolutions of its mask head.
         anchor_sizes: side of the anchors at strides 4 to 64, pixels.
         proposal_short_side: shorter side of the detector's input, pixels; null: that of the frame.
-        proposal_long_side: bound of its longer side, which goes before the shorter one. Where training frames are
-            squares around whole pictures (``data.whole``), equal to it: objects are then as large in both.
         proposal_candidates: boxes that its first stage looks through on each level, and hands on.
         proposal_rois: boxes of a picture that its second stage trains on.
         proposals: m, proposals of a frame.
@@ -159,7 +156,6 @@ class DMMNet(VOSModule):
         own_masks: tuple[float, float] = (0.25, 0.5),
         match_weight: float = 1.0,
         match_balanced: bool = False,
-        match_temperature: float | None = None,
         matched_weight: float = 1.0,
         entropy_weight: float = 0.0,
         pretrained_lr: float = 0.1,
@@ -170,7 +166,6 @@ class DMMNet(VOSModule):
         proposal_mask_layers: int = 4,
         anchor_sizes: tuple[int, int, int, int, int] = (32, 64, 128, 256, 512),
         proposal_short_side: int | None = 800,
-        proposal_long_side: int = 1333,
         proposal_candidates: int = 1000,
         proposal_rois: int = 512,
         proposals: int = 50,
@@ -188,8 +183,6 @@ class DMMNet(VOSModule):
         ):
             if value not in choices:
                 raise ValueError(f"{name}={value}: choose from {', '.join(choices)}")
-        if match_temperature is not None and match_temperature <= 0:
-            raise ValueError(f"match_temperature={match_temperature}: must be above 0, or null")
         if proposals < 1:
             raise ValueError(f"proposals={proposals}: must be at least 1")
         for name, share in (("overlap_weight", overlap_weight), ("proposal_overlap", proposal_overlap)):
@@ -211,7 +204,6 @@ class DMMNet(VOSModule):
         self.own_masks = own_masks
         self.match_weight = match_weight
         self.match_balanced = match_balanced
-        self.match_temperature = match_temperature
         self.matched_weight = matched_weight
         self.entropy_weight = entropy_weight
         self.pretrained_lr = pretrained_lr
@@ -226,7 +218,6 @@ class DMMNet(VOSModule):
             proposal_mask_layers,
             anchor_sizes,
             proposal_short_side,
-            proposal_long_side,
             candidates=proposal_candidates,
             rois=proposal_rois,
             detections=2 * proposals,
@@ -421,15 +412,7 @@ class DMMNet(VOSModule):
         ids = torch.arange(1, present.shape[1] + 1, device=labels.device).view(1, -1, 1, 1)
         for t, frame in enumerate(self.templates.clip):
             masks = (labels[:, t].unsqueeze(1) == ids).to(self.mean.dtype)
-            match = match_loss(
-                frame.cosine,
-                frame.proposals,
-                frame.valid,
-                masks,
-                present,
-                self.match_balanced,
-                self.match_temperature,
-            )
+            match = match_loss(frame.cosine, frame.proposals, frame.valid, masks, present, self.match_balanced)
             matched = mean_over_objects(soft_iou_loss(frame.matched, masks), present)
             refined = mean_over_objects(soft_iou_loss(torch.sigmoid(frame.refined), masks), present)
             losses["match"] = losses["match"] + self.match_weight * match

@@ -3,7 +3,7 @@
 METHOD    ?= remn
 DATA      ?= demo
 DATA_ROOT ?= data
-# all = static, then video, then eval
+# all = static, then video, then eval; online: first-frame training, on demand
 STAGE     ?= all
 # settings on top of the method's own: experiments/<method>/<recipe>/{model,<stage>}.yaml, for each recipe in turn
 RECIPE    ?= $(if $(filter demo,$(DATA)),small demo)
@@ -81,7 +81,7 @@ endif
 ifneq ($(filter train static video online eval predict check slurm agents command,$(MAKECMDGOALS)),)
 $(call one_of,METHOD,$(patsubst experiments/%/model.yaml,%,$(wildcard experiments/*/model.yaml)))
 $(call one_of,DATA,$(call sets,data))
-$(call one_of,STAGE,static video online all$(if $(filter slurm command,$(MAKECMDGOALS)), eval))
+$(call one_of,STAGE,static video all$(if $(filter check agents,$(MAKECMDGOALS)),, online)$(if $(filter slurm command,$(MAKECMDGOALS)), eval))
 $(if $(RECIPE),$(call one_of,RECIPE,$(patsubst experiments/$(METHOD)/%/,%,$(dir $(wildcard experiments/$(METHOD)/*/model.yaml)))))
 endif
 

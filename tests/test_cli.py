@@ -372,7 +372,9 @@ def test_traceback_on_demand(monkeypatch: pytest.MonkeyPatch, demo: Path, tmp_pa
         (["compare", "DATA=mose"], r"DATA=mose: choose from davis16 .*demo.*"),
         (["submission", "DATA=demo"], r"DATA=demo: choose from davis17-testdev lvos mose youtube_vos"),
         (["check-data", "DATA=none"], r"DATA=none: choose from davis16 .* demo .*mose.*"),
-        (["train", "STAGE=both"], r"STAGE=both: choose from static video all"),
+        (["train", "STAGE=both"], r"STAGE=both: choose from static video all online"),
+        (["check", "STAGE=online", "METHOD=dmm_net"], r"STAGE=online: choose from static video all"),
+        (["online", "METHOD=remn"], r"METHOD=remn: choose from dmm_net"),
         (["static", "RECIPE=tiny", f"METHOD={METHOD}"], r"RECIPE=tiny: choose from .*small.*"),
     ],
 )

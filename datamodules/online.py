@@ -7,7 +7,7 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from datamodules.base import VOSDataModule
-from datamodules.pictures import Pictures
+from datamodules.pictures import Pictures, pictures_of
 from datamodules.transforms import StaticTransform
 from datamodules.video import MixedClips
 from lightning_vos.types import Clip
@@ -56,14 +56,11 @@ class OnlineDataModule(VOSDataModule):
         if self.val is None:
             raise ValueError("data.val is not set: first-frame training is on the videos to be evaluated; name a set")
         given = [video.given() for video in self.checked(self.val.videos(self.root))]
-        transform = StaticTransform(self.crop, self.whole)
-        clips = Pictures([], given, self.max_objects, transform, self.clip_length)
+        clips = Pictures([], given, self.max_objects, StaticTransform(self.crop, self.whole), self.clip_length)
         if not self.replay:
             return clips
         if not self.images and not self.videos:
             raise ValueError(
                 f"data.replay={self.replay}: data.images and data.videos are empty; name a set or set replay to 0"
             )
-        stills = self.all_stills(all_objects=True) if self.images else []
-        known = Pictures(stills, self.all_videos(), self.max_objects, transform, self.clip_length)
-        return MixedClips(clips, known, self.replay)
+        return MixedClips(clips, pictures_of(self, self.clip_length), self.replay)

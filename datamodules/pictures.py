@@ -76,6 +76,18 @@ class Pictures(Dataset[Clip]):
         raise ValueError(f"{video.masks[t].parent}: no mask shows an object; remove the sequence")
 
 
+def pictures_of(data: VOSDataModule, clip_length: int = 1) -> Pictures:
+    """All samples of ``images``, with all their objects, and all annotated frames of ``videos``.
+
+    Raises:
+        FileNotFoundError: a folder, list or file is missing.
+        ValueError: files that do not fit together.
+    """
+    stills = data.all_stills(all_objects=True) if data.images else []
+    transform = StaticTransform(data.crop, data.whole)
+    return Pictures(stills, data.all_videos(), data.max_objects, transform, clip_length)
+
+
 class PictureDataModule(VOSDataModule):
     """Training clips of one frame with all its objects, from still images and videos; validation on videos.
 
@@ -107,5 +119,4 @@ class PictureDataModule(VOSDataModule):
         """
         if not self.images and not self.videos:
             raise ValueError("data.images and data.videos are empty: there is no picture; name at least one set")
-        stills = self.all_stills(all_objects=True) if self.images else []
-        return Pictures(stills, self.all_videos(), self.max_objects, StaticTransform(self.crop, self.whole))
+        return pictures_of(self)

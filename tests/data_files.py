@@ -9,7 +9,18 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from datamodules.transforms import StaticTransform
+
 SIZE = (24, 36)
+
+
+class Unchanged(StaticTransform):
+    """Leaves the picture as it is, so that a clip can be compared with its files pixel by pixel."""
+
+    def draw(
+        self, frames: Sequence[np.ndarray], masks: Sequence[np.ndarray], rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        return np.stack(frames), np.stack(masks)
 
 
 def save(path: Path, array: np.ndarray, palette: bool = False) -> Path:

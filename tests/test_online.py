@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from data_files import SIZE, block, picture, save, write_davis, write_sequence, write_static
+from data_files import SIZE, Unchanged, block, picture, save, write_davis, write_sequence, write_static
 from tiny_runs import commands, make, small_model, started, tiny, training, write_tiny_demo
 
 from datamodules import ImageSet, OnlineDataModule, SequenceSet
@@ -15,17 +14,9 @@ from datamodules.images import read_image
 from datamodules.layouts import VideoFiles
 from datamodules.pictures import Pictures
 from datamodules.samplers import ClipKey
-from datamodules.transforms import StaticTransform
 from datamodules.video import MixedClips
 
 CROP = 24
-
-
-class Unchanged(StaticTransform):
-    """Leaves pictures as they are, so that what is read can be compared."""
-
-    def __call__(self, frames: list, masks: list, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        return np.stack(frames), np.stack(masks)
 
 
 def write_growing(root: Path) -> VideoFiles:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from data_files import SIZE, block, picture, save, write_coco, write_davis, write_sequence, write_static
+from data_files import SIZE, Unchanged, block, picture, save, write_coco, write_davis, write_sequence, write_static
 from lightning import LightningModule, Trainer
 from pycocotools import mask as run_length
 
@@ -18,20 +18,10 @@ from datamodules import ImageSet, PictureDataModule, SequenceSet
 from datamodules.images import Still, read_labels
 from datamodules.pictures import Pictures
 from datamodules.samplers import ClipKey
-from datamodules.transforms import StaticTransform
 from lightning_vos.types import VOID, Clip, ClipBatch
 
 CROP = 24
 EMPTY = np.zeros(SIZE, dtype=np.uint8)
-
-
-class Unchanged(StaticTransform):
-    """Leaves the picture as it is, so that a clip can be compared with its files pixel by pixel."""
-
-    def draw(
-        self, frames: Sequence[np.ndarray], masks: Sequence[np.ndarray], rng: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray]:
-        return np.stack(frames), np.stack(masks)
 
 
 def write_boxes(base: Path, pictures: dict[int, list[tuple[int, int, int, int]]], size: tuple[int, int]) -> ImageSet:

@@ -129,11 +129,7 @@ class SiamDyn(VOSModule):
                 raise ValueError(f"{name}={size}: must be 1 mod 16 and at least 65, so that a cell lies in the centre")
         if kernel_layers < 1:
             raise ValueError(f"kernel_layers={kernel_layers}: must be at least 1")
-        for name, share in (
-            ("negatives", negatives),
-            ("window", window),
-            ("frozen_until", frozen_until),
-        ):
+        for name, share in (("negatives", negatives), ("window", window), ("frozen_until", frozen_until)):
             if not 0 <= share <= 1:
                 raise ValueError(f"{name}={share}: must be from 0 to 1")
         if not 0 < threshold < 1:
@@ -219,15 +215,9 @@ class SiamDyn(VOSModule):
         templates = self.templates
         if query.choice is not None:
             shape = templates.centre.shape[:2]
-            won = None
-            if self.compete and shape[1] > 1:
-                best = (probs >= probs.amax(dim=1, keepdim=True))[:, : shape[1]].flatten(0, 1)
-                one_each = Target(*(state.flatten(0, 1).unsqueeze(1) for state in templates.target))
-                won = (
-                    crop_masks(best.to(query.windows.dtype), one_each, self.unit, self.search_size, 1).squeeze(1) > 0.5
-                )
+            target = Target(*(state.flatten(0, 1) for state in templates.target))
             moved, lost = follow(
-                Target(*(state.flatten(0, 1) for state in templates.target)),
+                target,
                 query.choice,
                 query.windows,
                 self.unit,
@@ -235,7 +225,7 @@ class SiamDyn(VOSModule):
                 self.lost_score,
                 self.lost_area,
                 self.state_from == "mask",
-                won,
+                self._won(probs, target) if self.compete and shape[1] > 1 else None,
             )
             templates.target = Target(*(state.unflatten(0, shape) for state in moved))
             templates.lost = lost.view(shape) & self.tracks.present[:, : shape[1]]
@@ -248,6 +238,18 @@ class SiamDyn(VOSModule):
         new = torch.tensor([birth == self.tracks.t for birth in self.tracks.births], device=given.device)
         templates.grow(where, what, place, new)
         templates.target = place.where(seen, templates.target)  # also where an older object is corrected
+
+    def _won(self, probs: Tensor, target: Target) -> Tensor:
+        """Where in its window no other object is more probable than the target: ``(B * K, m, m)`` bool.
+
+        Args:
+            probs: ``(B, K', H, W)`` of the frame; of the K' objects the first K have a window.
+            target: ``(B * K,)`` states that the windows were cut by.
+        """
+        best = (probs >= probs.amax(dim=1, keepdim=True))[:, : len(target.centre) // len(probs)].flatten(0, 1)
+        one_each = Target(*(state.unsqueeze(1) for state in target))
+        windows = crop_masks(best.to(target.centre.dtype), one_each, self.unit, self.search_size, 1)
+        return windows.squeeze(1) > 0.5
 
     def merge(self, probs: Tensor) -> Tensor:
         """Background is what no object claims."""

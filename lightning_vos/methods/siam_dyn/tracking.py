@@ -136,9 +136,10 @@ def follow(
     inside = ((y > -0.5) & (y < frame[0] - 0.5)).unsqueeze(2) & ((x > -0.5) & (x < frame[1] - 0.5)).unsqueeze(1)
     masks = (probs > 0.5) & inside
     seen = (choice.score >= lost_score) & (masks.sum(dim=(1, 2)) * scale**2 >= lost_area)
+    lost = ~seen
     if won is not None:
         masks = masks & won
-    lost = ~seen | (masks.sum(dim=(1, 2)) * scale**2 < lost_area)
+        lost = lost | (masks.sum(dim=(1, 2)) * scale**2 < lost_area)
     parts = largest_components(masks).to(target.centre.dtype)
     parts = parts + parts.new_tensor([-0.5, -0.5, 0.5, 0.5])  # outer edges of the pixels
     boxes = torch.where((lost | (not from_mask)).unsqueeze(1), choice.box, parts)

@@ -440,6 +440,24 @@ def test_what_a_stage_trains(trains: str) -> None:
     assert len(chosen) == sum(parameter.requires_grad for parameter in model.parameters())
 
 
+@pytest.mark.parametrize(("before", "copied"), [("proposals", True), ("matching", False), (None, False)])
+def test_the_encoder_starts_from_the_detector_where_none_was_trained(
+    before: str | None, copied: bool, tmp_path: Path
+) -> None:
+    given = small("DMMNet", trains=before or "proposals")
+    path = tmp_path / "stage.ckpt"
+    settings = {"trains": before, "trunk_from_detector": False}
+    torch.save({"method": "DMMNet", "state_dict": given.state_dict(), "hyper_parameters": settings}, path)
+    model = small("DMMNet", trunk_from_detector=True, weights=str(path) if before else None)
+    model.configure_model()
+    trunk, body = model.encoder.trunk, model.detector.net.backbone.body
+    assert torch.equal(trunk.stem[0].weight, body["conv1"].weight) == copied
+    assert torch.equal(trunk.layer4[0].conv1.weight, body["layer4"][0].conv1.weight) == copied
+    if before:
+        assert torch.equal(body["conv1"].weight, given.detector.net.backbone.body["conv1"].weight)
+        assert torch.equal(trunk.stem[0].weight, given.encoder.trunk.stem[0].weight) != copied
+
+
 # ------------------------------------------------------------------------------------------------ robustness
 
 

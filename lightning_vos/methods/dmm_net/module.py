@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_vos.blocks.backbone import Norm, Trunk
+from lightning_vos.checkpoint import read_checkpoint
 from lightning_vos.functional import (
     EPSILON,
     in_full,
@@ -104,8 +105,8 @@ class DMMNet(VOSModule):
             anew as in the paper: from scratch, it learns to draw much later than it learns to match.
         straight_through: show the decoder in training, too, the one proposal that weighs most, as at test time, instead
             of the blend of several; gradients are those of the blend. The paper's decoder learns on blends.
-        trunk_from_detector: start the encoder's trunk as a copy of the detector's where ``weights`` of the first stage
-            are given; both must be the same ResNet.
+        trunk_from_detector: start the encoder's trunk as a copy of the detector's where ``weights`` come from a stage
+            that trained the detector; both must be the same ResNet.
         across_objects: let the decoder's state pass from object to object, as in the paper. The order of the objects
             then matters.
         own_masks: (start, probability): from this share of the run on, the previous mask of a training frame is the
@@ -244,9 +245,11 @@ class DMMNet(VOSModule):
 
     def configure_model(self) -> None:
         """As in the base class; then the encoder may start from the detector."""
-        handed_over = self.weights is not None
+        given = self.weights
         super().configure_model()
-        if handed_over and self.trunk_from_detector and self.trains == "matching":
+        if given is None or not self.trunk_from_detector or self.trains == "proposals":
+            return
+        if read_checkpoint(given)["hyper_parameters"]["trains"] == "proposals":  # else its encoder is trained already
             ours, theirs = self.encoder.trunk, self.detector.net.backbone.body
             pairs = [(ours.stem[0], theirs["conv1"]), (ours.stem[1], theirs["bn1"])]
             pairs += [(ours.get_submodule(name), theirs[name]) for name in ("layer1", "layer2", "layer3", "layer4")]

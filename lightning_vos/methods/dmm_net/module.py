@@ -249,7 +249,7 @@ class DMMNet(VOSModule):
         super().configure_model()
         if given is None or not self.trunk_from_detector or self.trains == "proposals":
             return
-        if read_checkpoint(given)["hyper_parameters"]["trains"] == "proposals":  # else its encoder is trained already
+        if read_checkpoint(given)["hyper_parameters"].get("trains") == "proposals":  # else the encoder is trained
             ours, theirs = self.encoder.trunk, self.detector.net.backbone.body
             pairs = [(ours.stem[0], theirs["conv1"]), (ours.stem[1], theirs["bn1"])]
             pairs += [(ours.get_submodule(name), theirs[name]) for name in ("layer1", "layer2", "layer3", "layer4")]

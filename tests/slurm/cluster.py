@@ -86,6 +86,13 @@ class Cluster:
         words = self.call("scontrol", "--oneliner", "show", "job", job).split()
         return next(word.partition("=")[2] for word in words if word.startswith(f"{name}="))
 
+    def limit(self, job: str, minutes: int) -> None:
+        """Let a job that runs, or waits to run again, end in so many minutes."""
+        *days, clock = self.field(job, "RunTime").split("-")
+        hours, so_far, _ = (int(part) for part in clock.split(":"))
+        passed = 60 * (24 * sum(map(int, days)) + hours) + so_far
+        self.call("scontrol", "update", f"JobId={job}", f"TimeLimit={passed + minutes}")
+
     def until(self, happened: Callable[[], Any], what: str) -> None:
         """Wait; say what was waited for when it does not come."""
         until(happened, what, self.folder)

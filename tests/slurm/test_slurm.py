@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import signal
@@ -14,7 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 import yaml
-from cluster import PATIENCE, Cluster, cluster, missing
+from cluster import Cluster, cluster, missing
 from interruption import differences
 from tiny_runs import ROOT, small_model, tiny, training, write_tiny_demo
 
@@ -108,11 +107,9 @@ class Jobs(NamedTuple):
 def jobs(slurm: Cluster, demo: Path, runs: Path) -> Jobs:
     chain = submit(slurm, demo, runs, "whole", "STAGE=all")
     after = [f"AFTER={chain[0]}", f"WEIGHTS={runs}/whole/static/checkpoints/last.ckpt"]
-    # Slurm looks at limits every half minute or so, so a notice comes up to a minute too early.
-    limits = {"signalled": [], "limited": [f"TIME={math.ceil(PATIENCE / 300)}", "NOTICE=10"], "killed": []}
     interrupted = {
-        run: submit(slurm, demo, runs, run, "STAGE=video", *after, *limit, pause=PAUSE)[0]
-        for run, limit in limits.items()
+        run: submit(slurm, demo, runs, run, "STAGE=video", "NOTICE=10", *after, pause=PAUSE)[0]
+        for run in ("signalled", "limited", "killed")
     }
     sweep = {
         "command": yaml.safe_load((ROOT / f"experiments/{METHOD}/sweep.yaml").read_text())["command"],
@@ -127,6 +124,8 @@ def jobs(slurm: Cluster, demo: Path, runs: Path) -> Jobs:
     for run in (*interrupted, *trials):
         for rank in range(2):
             slurm.until((runs / run / f"video/paused-{rank}").exists, f"rank {rank} of {run} to reach step {PAUSE}")
+    # A limit from the start would say how fast this machine has to be; Slurm looks at limits every half minute or so.
+    slurm.limit(interrupted["limited"], minutes=2)
     slurm.call("scancel", "--signal=USR1", interrupted["signalled"])
     os.kill(int((runs / "killed/video/paused-1").read_text()), signal.SIGKILL)
     for number in range(1, len(RATES) + 1):
@@ -151,6 +150,9 @@ def test_a_run_that_is_interrupted_goes_on(run: str, saved: int, slurm: Cluster,
     # Slurm ends the other rank, maybe before it has done so by itself: then the job's status is 128 + SIGTERM.
     status = "137" if run == "killed" else "(75|143)"
     slurm.until(lambda: re.search(f"exit status {status}: queued again", output(folder)), "the job to end")
+    if run == "limited":
+        slurm.until(lambda: slurm.field(job, "JobState") in ("PENDING", "RUNNING"), "the job to be queued")
+        slurm.limit(job, minutes=60)
     assert ("stopped by SIGUSR1 after step 8 of 12" in output(folder)) is (run != "killed")
 
     # Ended as the undisturbed one, step for step, as one W&B run.

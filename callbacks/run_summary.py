@@ -34,14 +34,14 @@ class RunSummary(Callback):
         for name, path in places.items():
             if path.exists():
                 console.print(f"{name:<11}{path}")
-        line = summary_line(trainer, pl_module)
+        line = summary_line(trainer)
         if line is not None:
             console.print(line)
         elif stage == "fit" and 0 < trainer.max_steps <= trainer.global_step:
             console.print(f"complete after {trainer.global_step} steps; make eval scores it, another RUN= starts anew")
 
 
-def summary_line(trainer: Trainer, pl_module: LightningModule) -> str | None:
+def summary_line(trainer: Trainer) -> str | None:
     """The line described at :class:`RunSummary`; ``None`` before any evaluation."""
     stage = next((stage for stage in ("test", "val") if f"{stage}/J&F" in trainer.callback_metrics), None)
     if stage is None:
@@ -56,5 +56,5 @@ def summary_line(trainer: Trainer, pl_module: LightningModule) -> str | None:
     if copied is not None:
         parts.append(f"(copied first mask {copied:.3f})")
     if fps is not None:
-        parts.append(f"{fps:.1f} FPS on {device_name(pl_module.device)}")
+        parts.append(f"{fps:.1f} FPS on {device_name(trainer.strategy.root_device)}")
     return "  ".join(parts)

@@ -29,7 +29,7 @@ class Interruption(FrameCallback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: ClipBatch, batch_idx: int
     ) -> None:
-        checksum = zlib.crc32(batch.frames.numpy().tobytes() + batch.masks.numpy().tobytes())
+        checksum = zlib.crc32(batch.frames.cpu().numpy().tobytes() + batch.masks.cpu().numpy().tobytes())
         _note(trainer, "clips.txt", f"{trainer.global_step + 1} {checksum}")
 
     def on_train_batch_end(

@@ -71,7 +71,7 @@ def arguments(method: str, demo: Path, out: Path, weights: Path, every: int, pre
 def in_a_process(args: list[str], kill: str | None = None) -> subprocess.CompletedProcess[str]:
     """``python -m lightning_vos`` in a process group of its own, which the callback may kill."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", "NO_ALBUMENTATIONS_UPDATE": "1"}
-    environment["PYTHONPATH"] = f"{ROOT}:{ROOT / 'tests'}"
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
     environment.pop("VOS_TEST_KILL", None)
     environment.pop("WANDB_SERVICE", None)  # that of this process, where the run would stay open when it is killed
     if kill is not None:

@@ -122,5 +122,6 @@ class AdaptiveMemoryUpdate(SequenceState):
         confidence = (largest * foreground).sum(dim=(1, 2)) / count.clamp(min=1)
         confident = (count > 0) & (confidence >= self.min_confidence)
 
-        gap = torch.tensor([t - r for r in self.last_written], device=probs.device)
+        # Filled on the device: sending a list to a GPU would wait for it.
+        gap = torch.cat([torch.full((1,), t - r, device=probs.device) for r in self.last_written])
         return confident & (((gap >= self.min_gap) & varied) | (gap >= self.max_gap))

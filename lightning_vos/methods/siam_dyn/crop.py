@@ -36,9 +36,10 @@ class Target(NamedTuple):
 
     def clamped(self, frame: tuple[int, int]) -> Target:
         """Centre inside the frame ``(H, W)``, size from 10 pixels to the frame's."""
-        limit = self.centre.new_tensor([frame[1], frame[0]])
-        centre = self.centre.clamp(min=0).minimum(limit - 1)
-        return Target(centre, self.size.minimum(limit).clamp(min=MIN_SIZE))
+        limits = (frame[1], frame[0])  # numbers, not a tensor: sending one to a GPU would wait for it
+        centre = [self.centre[..., axis].clamp(0, limit - 1) for axis, limit in enumerate(limits)]
+        size = [self.size[..., axis].clamp(max=limit).clamp(min=MIN_SIZE) for axis, limit in enumerate(limits)]
+        return Target(torch.stack(centre, dim=-1), torch.stack(size, dim=-1))
 
     def where(self, chosen: Tensor, other: Target) -> Target:
         """This one where ``chosen (...)`` bool, the other elsewhere."""

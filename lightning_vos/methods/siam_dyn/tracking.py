@@ -80,7 +80,7 @@ def hann(size: int, like: Tensor) -> Tensor:
 def largest_components(masks: Tensor) -> Tensor:
     """Box around the largest 8-connected part of each mask.
 
-    Labelling runs on the host: this copy of small maps is the only time a frame waits for the device.
+    Labelling runs on the host: the way of these small maps there and back is all that a frame waits for the device.
 
     Args:
         masks: ``(n, h, w)`` bool.
@@ -141,7 +141,7 @@ def follow(
         masks = masks & won
         lost = lost | (masks.sum(dim=(1, 2)) * scale**2 < lost_area)
     parts = largest_components(masks).to(target.centre.dtype)
-    parts = parts + parts.new_tensor([-0.5, -0.5, 0.5, 0.5])  # outer edges of the pixels
+    parts = torch.cat([parts[:, :2] - 0.5, parts[:, 2:] + 0.5], dim=1)  # outer edges of the pixels
     boxes = torch.where((lost | (not from_mask)).unsqueeze(1), choice.box, parts)
     centre = to_frame((boxes[:, :2] + boxes[:, 2:]) / 2, target, unit, side)
     size = (boxes[:, 2:] - boxes[:, :2]) * scale.unsqueeze(-1)

@@ -31,8 +31,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         os.replace(unfinished, path)
 
 
-def load_weights(module: nn.Module, path: str) -> None:
+def load_weights(module: nn.Module, path: str) -> dict[str, Any]:
     """Load the weights of a checkpoint of the same method into ``module``; every entry must fit.
+
+    Returns:
+        The settings of the run that wrote them.
 
     Raises:
         ValueError: no such file, not a checkpoint, another method, or entries that are missing or do not fit.
@@ -45,6 +48,7 @@ def load_weights(module: nn.Module, path: str) -> None:
     advice = "use the same model settings (trunk, widths) in both stages"
     check_fits(module.state_dict(), state, f"--model.weights={path}", advice)
     module.load_state_dict(state)
+    return dict(checkpoint["hyper_parameters"])
 
 
 def check_fits(own: Mapping[str, Tensor], given: Mapping[str, Tensor], what: str, advice: str, other: str = "") -> None:

@@ -359,10 +359,14 @@ class VOSModule(LightningModule):
         """Take over the weights of an earlier stage and choose the memory format, once the device is known."""
         self._starts_at_random = self.weights is None
         if self.weights is not None:
-            load_weights(self, self.weights)
+            settings = load_weights(self, self.weights)
             self.weights = None  # a resumed run must not go back to them
+            self.take_over(settings)
         if self.channels_last:
             self.to(memory_format=torch.channels_last)
+
+    def take_over(self, settings: dict[str, Any]) -> None:
+        """Called once the weights of an earlier stage are loaded; ``settings`` are those of that run."""
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Name the method, so that a checkpoint of another one is refused with its name."""

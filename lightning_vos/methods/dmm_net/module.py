@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_vos.blocks.backbone import Norm, Trunk
-from lightning_vos.checkpoint import read_checkpoint
 from lightning_vos.functional import (
     EPSILON,
     in_full,
@@ -243,13 +242,9 @@ class DMMNet(VOSModule):
         self.detector.train(mode and self.trains == "proposals")
         return self
 
-    def configure_model(self) -> None:
-        """As in the base class; then the encoder may start from the detector."""
-        given = self.weights
-        super().configure_model()
-        if given is None or not self.trunk_from_detector or self.trains == "proposals":
-            return
-        if read_checkpoint(given)["hyper_parameters"].get("trains") == "proposals":  # else the encoder is trained
+    def take_over(self, settings: dict[str, Any]) -> None:
+        """The encoder may start from the detector, unless that run has trained an encoder."""
+        if self.trunk_from_detector and self.trains == "matching" and settings.get("trains") == "proposals":
             ours, theirs = self.encoder.trunk, self.detector.net.backbone.body
             pairs = [(ours.stem[0], theirs["conv1"]), (ours.stem[1], theirs["bn1"])]
             pairs += [(ours.get_submodule(name), theirs[name]) for name in ("layer1", "layer2", "layer3", "layer4")]

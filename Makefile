@@ -106,6 +106,7 @@ endif
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
 	@echo "  variables: METHOD=$(METHOD) DATA=$(DATA) DATA_ROOT=$(DATA_ROOT) STAGE=$(STAGE) RECIPE=$(RECIPE) RUN=$(RUN) CKPT=... ARGS=\"--model.lr=2e-5 ...\""
+	@echo "  and WEIGHTS RUNS PRECISION; predict: VIDEO MASK OUT DIRECTION; compare: CKPTS; slurm: NODES GPUS CPUS TIME PARTITION AFTER SBATCH"
 
 $(VENV)/installed: requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; set PYTHON=...")'

@@ -23,10 +23,10 @@ class LastCheckpoint(ModelCheckpoint, FrameCallback):
 
     ``fit --ckpt_path=last`` continues from it. The file is replaced atomically.
 
-    SIGUSR1 and SIGTERM ask a run to stop. As soon as one rank has got one, all save their state after the step in work
-    (within a validation it has been saved before) and exit with status 75, which tells the batch script to queue the
-    job again. Lightning's own handlers save from within the signal, amid a step and maybe amid a collective operation,
-    so these go over them for the time of the training.
+    SIGUSR1, SIGTERM and SIGINT (Ctrl-C) ask a run to stop; a second Ctrl-C ends it at once. As soon as one rank has got
+    one, all save their state after the step in work (within a validation it has been saved before) and exit with status
+    75, which tells the batch script to queue the job again. Lightning's own handlers save from within the signal, amid
+    a step and maybe amid a collective operation, so these go over them for the time of the training.
 
     Args:
         dirpath: folder of the run's checkpoints. It must be known before the run starts, to find the one to continue.
@@ -45,7 +45,7 @@ class LastCheckpoint(ModelCheckpoint, FrameCallback):
         super().on_train_start(trainer, pl_module)
         self._signal, self._steps = None, trainer.global_step
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGUSR1, signal.SIGTERM):
+            for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, self._note)
 
     def on_train_batch_end(
@@ -74,7 +74,11 @@ class LastCheckpoint(ModelCheckpoint, FrameCallback):
         self._save_now(trainer)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self._signal == signal.SIGINT:
+            raise KeyboardInterrupt
         self._signal = signal.Signals(number)
+        if number == signal.SIGINT:
+            rank_zero_info("stopping after this step, and saving; Ctrl-C again to stop at once, without")
 
     def _save_now(self, trainer: Trainer) -> None:
         if self._last_global_step_saved != trainer.global_step:

@@ -7,6 +7,7 @@ from pathlib import Path
 from lightning import Callback, LightningModule, Trainer
 from rich.console import Console
 
+from callbacks.dry_run import DryRun
 from callbacks.fps import device_name
 
 
@@ -15,12 +16,14 @@ class RunSummary(Callback):
 
     ``J&F 0.743  J 0.731  F 0.755  (copied first mask 0.312)  12.3 FPS on <device>``
 
-    The figures are those of the last evaluation of the run; a run that was found complete has none, and says so.
+    The figures are those of the last evaluation of the run; a run that was found complete has none, and says so. A dry
+    run leaves nothing behind, and a few steps have no score worth telling.
     """
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Print the summary, if an evaluation was finished."""
-        if not trainer.is_global_zero or trainer.sanity_checking:
+        dry = any(isinstance(callback, DryRun) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+        if not trainer.is_global_zero or trainer.sanity_checking or dry:
             return
         root = Path(trainer.default_root_dir)
         console = Console(soft_wrap=True, highlight=False)
@@ -38,7 +41,8 @@ class RunSummary(Callback):
         if line is not None:
             console.print(line)
         elif stage == "fit" and 0 < trainer.max_steps <= trainer.global_step:
-            console.print(f"complete after {trainer.global_step} steps; make eval scores it, another RUN= starts anew")
+            done = f"complete after {trainer.global_step} steps"
+            console.print(f"{done}; make eval CKPT=<checkpoint> scores it, another RUN= starts anew")
 
 
 def summary_line(trainer: Trainer) -> str | None:

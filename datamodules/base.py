@@ -38,8 +38,8 @@ class ClipLoader(DataLoader[Clip]):
 def _start_worker(worker: int) -> None:
     # Workers are the parallelism; OpenCV would start as many threads as there are cores in each of them.
     cv2.setNumThreads(0)
-    # Slurm sends them to every process of a job: it is the training process that decides when to stop.
-    for number in (signal.SIGUSR1, signal.SIGTERM):
+    # Slurm and terminals send them to every process of a job: it is the training process that decides when to stop.
+    for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
 
 

@@ -283,7 +283,10 @@ class ImageSet:
 
 def _directory(path: Path) -> Path:
     if not path.is_dir():
-        raise FileNotFoundError(f"{path}: no such folder; set DATA_ROOT or --data.root, or correct the set's root")
+        raise FileNotFoundError(
+            f"{path}: no such folder; set DATA_ROOT or --data.root, correct the set's root, or train "
+            "on videos alone (STAGE=video)"
+        )
     return path
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import Dataset
 
 from datamodules.base import VOSDataModule
@@ -63,10 +64,15 @@ class StaticDataModule(VOSDataModule):
         super().__init__(root, clip_length=clip_length, batch_size=batch_size, max_objects=max_objects, **kwargs)
 
     def training_set(self) -> StaticClips:
-        """All samples of ``images``.
+        """All samples of ``images``; warns of ``videos`` that stage two will refuse, hours before it does.
 
         Raises:
             FileNotFoundError: a folder or file is missing.
             ValueError: no image set, or files that do not fit together.
         """
+        if self.videos:
+            try:
+                self.all_videos(dense=True)
+            except (OSError, ValueError) as error:
+                rank_zero_warn(f"stage two will refuse its videos: {error}")
         return StaticClips(self.all_stills(), self.clip_length, StaticTransform(self.crop, self.whole))

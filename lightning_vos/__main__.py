@@ -21,7 +21,7 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from lightning_vos.checkpoint import check_method, read_checkpoint
+from lightning_vos.checkpoint import check_continues, check_method, read_checkpoint
 from lightning_vos.config_errors import explain, option_values
 from lightning_vos.module import VOSModule
 
@@ -132,6 +132,8 @@ class VOSCLI(LightningCLI):
                     f"{file}: does not fit this model, it was trained with {', '.join(changed) or 'another version'}; "
                     "set the same again, or choose another RUN (trainer.default_root_dir)"
                 )
+            if self.subcommand == "fit":
+                check_continues(checkpoint, str(file), self.model, self.trainer)
 
     def after_predict(self) -> None:
         """Name the videos that could not be segmented.

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning import LightningModule, Trainer
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 
@@ -98,6 +100,27 @@ def check_method(checkpoint: dict[str, Any], module: nn.Module, what: str) -> No
     method = checkpoint.get("method", type(module).__name__)
     if method != type(module).__name__:
         raise ValueError(f"{what} belongs to {method}, not to {type(module).__name__}: choose METHOD to match")
+
+
+def check_continues(checkpoint: dict[str, Any], path: str, model: LightningModule, trainer: Trainer) -> None:
+    """Refuse to lengthen a run that is complete; name the settings of the model that are not those it was saved with.
+
+    Raises:
+        ValueError: the run is complete, and the trainer asks for more steps.
+    """
+    done, steps = checkpoint["global_step"], trainer.max_steps
+    ended = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"] and trainer.max_epochs == 1
+    if ended and done < steps:
+        raise ValueError(
+            f"{path}: this run is complete after {done} steps, trainer.max_steps={steps} cannot lengthen it; choose "
+            f"another RUN, with WEIGHTS={path} to start from what it has learned"
+        )
+    given: tuple[str, ...] = getattr(model, "pretrained", ())  # they are in the checkpoint, which does not name them
+    own, saved = model.hparams, checkpoint["hyper_parameters"]
+    names = [name for name in own if name in saved and name not in given]
+    changed = [f"{name}={own[name]} instead of {saved[name]}" for name in names if own[name] != saved[name]]
+    if changed:
+        rank_zero_warn(f"{path}: the run goes on with other settings than it was saved with: {', '.join(changed)}")
 
 
 def read_released(path: str, wanted: str) -> dict[str, Tensor]:

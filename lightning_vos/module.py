@@ -51,6 +51,9 @@ class VOSModule(LightningModule):
             hardest share ``final`` at ``end``; start and end are fractions of the run.
         weights: checkpoint of the same method to start from (the hand-over between stages). Every entry must fit.
         channels_last: memory format of filters and images; the faster one on recent CPUs and GPUs.
+
+    Raises:
+        ValueError: a learning rate below 0.
     """
 
     stride = 16
@@ -70,6 +73,8 @@ class VOSModule(LightningModule):
     ) -> None:
         """See the class."""
         super().__init__()
+        if lr < 0:
+            raise ValueError(f"model.lr={lr}: the learning rate must not be negative")
         self.lr = lr
         self.weight_decay = weight_decay
         self.warmup = warmup
@@ -277,8 +282,17 @@ class VOSModule(LightningModule):
             )
 
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
-        """Unroll the recursion over a clip; loss of every frame after the first."""
+        """Unroll the recursion over a clip; loss of every frame after the first.
+
+        Raises:
+            ValueError: there is none.
+        """
         batch_size, length = batch.frames.shape[:2]
+        if length < 2:
+            raise ValueError(
+                f"data.clip_length={length}: the first frame's masks are given and the loss is that of the others; "
+                "set at least 2"
+            )
         frames = pad_to_stride(batch.frames.flatten(0, 1), self.stride)[0]
         labels = pad_to_stride(batch.masks, self.stride)[0]
         masks = one_hot(labels, batch.max_objects).to(self.mean.dtype)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -157,6 +158,18 @@ def test_errors_of_image_sets(tmp_path: Path) -> None:
         ImageSet("s").stills(tmp_path)
     with pytest.raises(ValueError, match=r"repeat=0 must be at least 1"):
         ImageSet("s", repeat=0)
+
+
+def test_stage_one_warns_of_videos_that_stage_two_will_refuse(tmp_path: Path) -> None:
+    write_static(tmp_path / "s")
+    write_davis(tmp_path / "DAVIS", {"train": ["cow"]})
+    sets = {"images": [ImageSet("s")], "videos": [SequenceSet("DAVIS")]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        StaticDataModule(str(tmp_path), **sets).setup("fit")
+    next((tmp_path / "DAVIS/JPEGImages").rglob("*.jpg")).unlink()
+    with pytest.warns(UserWarning, match=r"stage two will refuse its videos: .*a mask without a frame"):
+        StaticDataModule(str(tmp_path), **sets).setup("fit")
 
 
 def test_still_of_another_size_or_without_object(tmp_path: Path) -> None:

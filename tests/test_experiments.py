@@ -189,6 +189,16 @@ def test_options_go_over_the_settings_of_the_checkpoint(runs: Runs, demo: Path, 
     assert {name: hparams[name] for name in kept} == kept
 
 
+def test_predict_composes(runs: Runs, demo: Path, tmp_path: Path) -> None:
+    """``make predict`` layers the method's own file over that of predictions, whose data module knows no training."""
+    video = next((demo / "demo/JPEGImages").glob("*/val-*"))
+    mask = min((demo / "demo/Annotations").glob(f"*/{video.name}/*.png"))
+    words = (f"CKPT={runs.folder}/video/checkpoints/last.ckpt", f"VIDEO={video}", f"MASK={mask}", f"OUT={tmp_path}")
+    (command,) = commands("predict", f"METHOD={runs.method}", *words)
+    started([*command, "--trainer.accelerator=cpu"])
+    assert len(list((tmp_path / "masks").rglob("*.png"))) == len(list(video.iterdir()))
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_full_size(method: str, demo: Path, tmp_path: Path) -> None:
     (command,) = commands("video", f"METHOD={method}", "DATA=demo", "RECIPE=")

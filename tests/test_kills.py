@@ -17,7 +17,7 @@ from tiny_runs import METHODS, ROOT, commands, small_model, started, tiny, train
 from lightning_vos.checkpoint import read_checkpoint
 
 METHOD, STEPS, EVERY, KILLS = METHODS[-1], 120, 2, 20
-SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1)
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 STOPPED = 75
 
 

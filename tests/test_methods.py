@@ -169,6 +169,22 @@ def test_training_step_reaches_every_parameter(method: str) -> None:
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
 
+def test_a_clip_of_one_frame_is_refused_where_it_teaches_nothing(method: str) -> None:
+    model = small(method).train()
+    frames, labels = squares(2, 1, 1, size=(64, 64))
+    batch = ClipBatch.collate([Clip(frames[b], labels[b], 1) for b in range(2)])
+    if method == "SiamDyn":  # a picture and itself, shifted, are a pair
+        assert model.training_step(batch, 0) > 0
+        return
+    with pytest.raises(ValueError, match=r"data\.clip_length=1: the first frame's masks are given .* set at least 2"):
+        model.training_step(batch, 0)
+
+
+def test_a_negative_learning_rate_is_refused(method: str) -> None:
+    with pytest.raises(ValueError, match=r"model\.lr=-0\.1: the learning rate must not be negative"):
+        small(method, lr=-0.1)
+
+
 def test_training_reads_what_it_would_have_streamed(method: str) -> None:
     """A batch of two clips trains on the mean of what each alone would give: no clip sees another."""
     model = small(method, **APART.get(method, {})).double().train()

@@ -160,7 +160,14 @@ def test_a_finished_run_is_left_alone(method: str, demo: Path, weights: Path) ->
     assert cli.trainer.global_step == 1
     assert differences(before["state_dict"], last(weights.parents[1])["state_dict"]) == []
     assert f"checkpoint {weights}" in printed
-    assert "complete after 1 steps; make eval scores it" in printed
+    assert "complete after 1 steps; make eval CKPT=<checkpoint> scores it" in printed
+    with pytest.raises(
+        ValueError, match=r"complete after 1 steps, trainer.max_steps=2 cannot lengthen it; choose another"
+    ):
+        started([*args, "--trainer.limit_val_batches=0", "--trainer.max_steps=2"])
+    with pytest.warns(UserWarning, match=r"goes on with other settings than it was saved with: lr=0\.5 instead of"):
+        started([*args, "--trainer.limit_val_batches=0", "--model.lr=0.5"])
+    assert differences(before["state_dict"], last(weights.parents[1])["state_dict"]) == []
 
 
 # ---------------------------------------------------------------- several processes

@@ -87,7 +87,10 @@ def main() -> None:
             ["sbatch", "--parsable", str(path)], cwd=ROOT, capture_output=True, text=True, check=False
         )
         if done.returncode:
-            raise ValueError(f"sbatch refused {path}: {' '.join(done.stderr.split())}")
+            raise ValueError(
+                f"sbatch refused {path}: {' '.join(done.stderr.split())}; submit from a login node of the cluster, and "
+                "look at PARTITION, GPUS, CPUS, TIME and SBATCH"
+            )
     except FileNotFoundError as error:
         sys.exit(_complaint(f"{error.filename}: no such command; run this where Slurm is, such as a login node"))
     except ValueError as error:

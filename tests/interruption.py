@@ -18,6 +18,8 @@ from lightning_vos.types import ClipBatch, FrameCallback, Video
 class Interruption(FrameCallback):
     """Kills at ``VOS_TEST_KILL``: ``train 8`` after step 8, ``validate 10`` amid the validation after step 10.
 
+    By SIGKILL, or the signal that ``VOS_TEST_SIGNAL`` names.
+
     Written to ``default_root_dir``: ``clips.txt`` with step and checksum of every batch, and ``validations.txt`` with
     the step of every validation that was finished.
     """
@@ -48,7 +50,7 @@ class Interruption(FrameCallback):
 
     def _perhaps(self, moment: str, trainer: Trainer) -> None:
         if (moment, trainer.global_step) == (self.moment, self.at):
-            os.killpg(0, signal.SIGKILL)
+            os.killpg(0, signal.Signals[os.environ.get("VOS_TEST_SIGNAL", "SIGKILL")])
 
 
 def _note(trainer: Trainer, name: str, line: str) -> None:

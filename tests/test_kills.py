@@ -12,12 +12,13 @@ from pathlib import Path
 import torch
 import yaml
 from interruption import differences
+from test_resume import in_a_process
 from tiny_runs import METHODS, ROOT, commands, small_model, started, tiny, training, write_tiny_demo
 
 from lightning_vos.checkpoint import read_checkpoint
 
 METHOD, STEPS, EVERY, KILLS = METHODS[-1], 120, 2, 20
-SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1)
 STOPPED = 75
 
 
@@ -68,6 +69,16 @@ def saved(out: Path) -> int:
     """Step of the newest state; it can be read in any case."""
     path = out / "checkpoints" / "last.ckpt"
     return int(read_checkpoint(str(path))["global_step"]) if path.exists() else 0
+
+
+def test_ctrl_c_saves(tmp_path: Path) -> None:
+    """A terminal sends it to the whole process group, loaders included."""
+    demo = write_tiny_demo(tmp_path / "data")
+    process = in_a_process([*arguments(demo, tmp_path / "run"), "--data.num_workers=1"], "train 7", signal.SIGINT)
+    assert process.returncode == STOPPED, process.stderr
+    assert "Ctrl-C again to stop at once" in process.stderr
+    assert f"stopped by SIGINT after step 7 of {STEPS}; the same command continues" in process.stderr
+    assert saved(tmp_path / "run") == 7
 
 
 def test_twenty_kills(tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ import argparse
 import copy
 import json
 import statistics
-import time
 from collections.abc import Callable
 from functools import partial
 
@@ -22,16 +21,13 @@ from torchvision.models import resnet50
 from torchvision.models.feature_extraction import create_feature_extractor
 
 import lightning_vos
-from callbacks import device_name
+from callbacks import clock, device_name
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    wait()
-    start = time.perf_counter()
+    start = clock(device)
     work()
-    wait()
-    return time.perf_counter() - start
+    return clock(device) - start
 
 
 def size(text: str) -> tuple[int, int]:

@@ -5,7 +5,7 @@ from callbacks.clip_images import ClipImages
 from callbacks.davis_evaluation import DavisEvaluation
 from callbacks.dry_run import DryRun
 from callbacks.evaluation_record import EvaluationRecord
-from callbacks.fps import FPSLogger, device_name
+from callbacks.fps import FPSLogger, clock, device_name
 from callbacks.lost_targets import LostTargets
 from callbacks.mask_exports import MaskExports
 from callbacks.mask_images import MaskImages
@@ -43,6 +43,7 @@ __all__ = [
     "ProposalRecall",
     "RunSummary",
     "Submission",
+    "clock",
     "device_name",
     "overlay",
     "save_palette_png",

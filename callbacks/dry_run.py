@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import resource
 import statistics
-import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from itertools import pairwise
@@ -18,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from callbacks.fps import clock
 from callbacks.palette import unfinished
 from lightning_vos.types import ClipBatch, FrameCallback, Video
 
@@ -72,18 +72,18 @@ class DryRun(FrameCallback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
         """Note when the pass ended."""
-        self._ends.append(_now(pl_module))
+        self._ends.append(clock(pl_module.device))
 
     def on_frame_start(self, trainer: Trainer, pl_module: LightningModule, video: Video, t: int) -> None:
         """Note when the video began."""
         if t == 0:
-            self._frames = [_now(pl_module)]
+            self._frames = [clock(pl_module.device)]
 
     def on_frame_end(
         self, trainer: Trainer, pl_module: LightningModule, video: Video, t: int, frame: Tensor, labels: Tensor
     ) -> None:
         """Note when the frame ended."""
-        self._frames.append(_now(pl_module))
+        self._frames.append(clock(pl_module.device))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add the figures of the stage, and print."""
@@ -142,12 +142,6 @@ def summary(rows: list[dict[str, Any]]) -> Table:
 
 def _hours(seconds: float) -> str:
     return f"{timedelta(seconds=round(seconds)) / timedelta(hours=1):.1f}"
-
-
-def _now(pl_module: LightningModule) -> float:
-    if pl_module.device.type == "cuda":
-        torch.cuda.synchronize(pl_module.device)
-    return time.monotonic()
 
 
 def _memory(pl_module: LightningModule) -> int:

@@ -80,7 +80,7 @@ class FPSLogger(FrameCallback):
         """Start the clock."""
         if t == 0:
             self._videos += 1
-        self._began = _clock(pl_module.device)
+        self._began = clock(pl_module.device)
 
     def on_frame_end(
         self, trainer: Trainer, pl_module: LightningModule, video: Video, t: int, frame: Tensor, labels: Tensor
@@ -88,7 +88,7 @@ class FPSLogger(FrameCallback):
         """Stop the clock."""
         if self._began is None:
             raise ValueError(f"{video}: frame {t} ended without a start; call on_frame_start before each frame")
-        seconds, self._began = _clock(pl_module.device) - self._began, None
+        seconds, self._began = clock(pl_module.device) - self._began, None
         if t == 0:
             return
         tally = self._warmup if self._videos <= self.warmup_videos else self._counted
@@ -173,7 +173,7 @@ def device_name(device: torch.device | str) -> str:
     return f"{name}, {threads} thread{'s' if threads > 1 else ''}"
 
 
-def _clock(device: torch.device) -> float:
+def clock(device: torch.device) -> float:
     """Seconds, once the device has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -12,9 +12,9 @@ import pytest
 import torch
 from conftest import METHODS, small, squares
 from interruption import differences
-from test_resume import arguments, in_a_process, last
+from test_resume import arguments, last
 from tiny_runs import METHODS as FOLDERS
-from tiny_runs import commands, small_model, started, tiny, training, write_tiny_demo
+from tiny_runs import commands, in_a_process, small_model, started, tiny, training, write_tiny_demo
 from torch import Tensor
 
 from lightning_vos import VOSModule

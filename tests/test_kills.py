@@ -12,8 +12,7 @@ from pathlib import Path
 import torch
 import yaml
 from interruption import differences
-from test_resume import in_a_process
-from tiny_runs import METHODS, ROOT, commands, small_model, started, tiny, training, write_tiny_demo
+from tiny_runs import METHODS, ROOT, commands, in_a_process, small_model, started, tiny, training, write_tiny_demo
 
 from lightning_vos.checkpoint import read_checkpoint
 

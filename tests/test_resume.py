@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import csv
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +12,7 @@ import torch
 import wandb
 import yaml
 from interruption import differences
-from tiny_runs import METHODS, ROOT, commands, small_model, started, tiny, training, write_tiny_demo
+from tiny_runs import METHODS, ROOT, commands, in_a_process, small_model, started, tiny, training, write_tiny_demo
 
 from lightning_vos.config_errors import option_values
 
@@ -66,23 +63,6 @@ def arguments(method: str, demo: Path, out: Path, weights: Path, every: int, pre
         *training(),
         *options,
     ]
-
-
-def in_a_process(
-    args: list[str], kill: str | None = None, by: signal.Signals = signal.SIGKILL
-) -> subprocess.CompletedProcess[str]:
-    """``python -m lightning_vos`` in a process group of its own, which the callback may kill."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", "NO_ALBUMENTATIONS_UPDATE": "1"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
-    environment.pop("VOS_TEST_KILL", None)
-    environment.pop("WANDB_SERVICE", None)  # that of this process, where the run would stay open when it is killed
-    if kill is not None:
-        environment["VOS_TEST_KILL"] = kill
-        environment["VOS_TEST_SIGNAL"] = by.name
-    command = [sys.executable, "-m", "lightning_vos", *args]
-    return subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, start_new_session=True
-    )
 
 
 def last(out: Path) -> dict[str, Any]:

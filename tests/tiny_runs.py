@@ -6,7 +6,9 @@ import contextlib
 import io
 import os
 import shlex
+import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -95,3 +97,20 @@ def started(args: list[str]) -> tuple[VOSCLI, str]:
         patch.setattr("sys.argv", ["lightning_vos"])
         cli = main(args)
     return cli, printed.getvalue()
+
+
+def in_a_process(
+    args: list[str], kill: str | None = None, by: signal.Signals = signal.SIGKILL
+) -> subprocess.CompletedProcess[str]:
+    """``python -m lightning_vos`` in a process group of its own, which the callback may kill."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", "NO_ALBUMENTATIONS_UPDATE": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
+    environment.pop("VOS_TEST_KILL", None)
+    environment.pop("WANDB_SERVICE", None)  # that of this process, where the run would stay open when it is killed
+    if kill is not None:
+        environment["VOS_TEST_KILL"] = kill
+        environment["VOS_TEST_SIGNAL"] = by.name
+    command = [sys.executable, "-m", "lightning_vos", *args]
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, start_new_session=True
+    )

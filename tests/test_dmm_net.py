@@ -381,6 +381,28 @@ def test_the_decoder_starts_without_a_correction() -> None:
     assert torch.equal(*out)
 
 
+@pytest.mark.parametrize("chosen", [("previous", "first", "matched"), ("matched", "previous"), ("first",)])
+def test_the_decoder_sees_the_masks_that_are_chosen(chosen: tuple[str, ...]) -> None:
+    frames, labels = squares(1, 3, 2, size=SIZE)
+    given = one_hot(labels[:, 0], 2)
+    model = small("DMMNet", decoder_masks=chosen)
+    seen: list[Tensor] = []
+    model.decoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1]))
+    with model.sequence():
+        model.step(frames[:, 0], given)
+        for t in (1, 2):
+            previous = model.templates.previous
+            model.step(frames[:, t])
+            masks = seen[-1].unbind(dim=2)
+            assert len(masks) == len(chosen)
+            for name, mask in zip(chosen, masks, strict=True):
+                if name == "matched":  # one of the proposals
+                    proposals = model.templates.proposals[0]
+                    assert all((proposals == one).flatten(1).all(dim=1).any() for one in mask[0])
+                else:
+                    assert torch.equal(mask, previous if name == "previous" else given.to(mask.dtype))
+
+
 def test_cross_entropy_of_the_result_is_an_option() -> None:
     model = small("DMMNet", entropy_weight=2.0)
     logits, labels = randn(2, 3, *SIZE, seed=1), (3 * rand(2, *SIZE, seed=2)).to(torch.uint8)
@@ -786,6 +808,8 @@ def test_bad_settings_are_refused() -> None:
     for name, value, message in (
         ("matcher", "best", "matcher=best: choose from paper, official, exact, hungarian"),
         ("trains", "all", "trains=all: choose from proposals, matching"),
+        ("decoder_masks", ["next"], "decoder_masks=['next']: choose from previous, first, matched"),
+        ("decoder_masks", [], "decoder_masks=[]: choose from previous, first, matched"),
         ("proposals", 0, "proposals=0: must be at least 1"),
         ("overlap_weight", 1.5, "overlap_weight=1.5: must be from 0 to 1"),
     ):

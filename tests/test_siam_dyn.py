@@ -34,7 +34,7 @@ from lightning_vos.methods.siam_dyn.network import (
     cell_positions,
     depthwise_correlation,
 )
-from lightning_vos.methods.siam_dyn.pairs import DRAWS, draw, make_pairs, map_size
+from lightning_vos.methods.siam_dyn.pairs import DRAWS, NOTHING, draw, make_pairs, map_size, previous_masks
 from lightning_vos.methods.siam_dyn.targets import (
     CellTargets,
     box_distances,
@@ -638,6 +638,63 @@ def test_masked_templates_are_used_in_training_and_at_the_start() -> None:
         assert all((share < 1e-4) == hidden for share in apart), apart
 
 
+def test_a_previous_mask_is_the_target_moved_with_other_edges_or_nothing() -> None:
+    mask = rectangle(96, 96, 30, 20, 24, 40)[0] > 0
+    place = target_of(mask)[0]
+    draws = torch.full((1, DRAWS - 7), 0.5)
+    exact = crop_masks(mask.float(), Target(*(x.unsqueeze(1) for x in place)), 64, 129, 1)[0]
+    still = previous_masks(mask, place, draws, 64, 129, 0.0)
+    assert set(still.unique().tolist()) == {0.0, 1.0}
+    assert ((still > 0) & (exact > 0)).sum() / ((still > 0) | (exact > 0)).sum() > 0.95  # corners are rounded
+
+    moved = draws.clone()
+    moved[:, 0] = 1.0  # the window lies 1/8 of a unit further to the right, so the target 8 crop pixels to the left
+    close(previous_masks(mask, place, moved, 64, 129, 1.0)[..., :-8], still[..., 8:])
+
+    spoiled = draws.clone()
+    spoiled[:, 4:] = uniform(1, DRAWS - 11)
+    differ = (previous_masks(mask, place, spoiled, 64, 129, 1.0) - still).abs().mean() / still.mean()
+    assert 0.02 < differ < 0.5
+
+    share = torch.linspace(0, 0.999, 1000)
+    none = draws.repeat(1000, 1)
+    none[:, 3] = share
+    found = previous_masks(mask.expand(1000, -1, -1), Target(*(x.expand(1000, 2) for x in place)), none, 64, 129, 1.0)
+    assert torch.equal(found.flatten(1).any(dim=1), share >= NOTHING)
+
+
+def test_search_windows_carry_the_mask_found_before_and_templates_their_own() -> None:
+    frames, labels = squares(1, 4, 2, size=(64, 64))
+    masks = one_hot(labels[:, 0], 2)
+    model = small("SiamDyn", mask_input=True, threshold=0.4)
+    seen: list[Tensor] = []
+    model.network.trunk.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+
+    def windows(labels: Tensor, size: int) -> Tensor:
+        one_each = Target(model.templates.centre[0].unsqueeze(1), model.templates.size[0].unsqueeze(1))
+        return crop_masks(one_hot(labels, 2)[0], one_each, 64, size, 1).squeeze(1)
+
+    with model.sequence():
+        model.step(frames[:, 0], masks)
+        assert torch.equal(seen[0][:, 3], windows(labels[:, 0], 65))
+        found = labels[:, 0]
+        for t in range(1, 4):
+            expected = windows(found, 129)
+            found = model.step(frames[:, t]).argmax(dim=1)
+            assert found.any()
+            assert torch.equal(seen[t][:, 3], expected)
+    batch = clips(2)
+    draws = draw(0, 0, range(2), 2, torch.device("cpu"))
+    objects = torch.ones(2, 2, dtype=torch.long)
+    plain, marked = (
+        make_pairs(batch.frames.float(), batch.masks, objects, draws, 64, 129, 0.2, 1.0, False, m)
+        for m in (False, True)
+    )
+    for one, two in ((plain.templates, marked.templates), (plain.searches, marked.searches)):
+        assert torch.equal(one, two[:, :3])
+        assert set(two[:, 3].unique().tolist()) == {0.0, 1.0}
+
+
 def test_threshold_moves_the_boundary_and_nothing_else() -> None:
     frames, labels = squares(1, 3, 1, size=(64, 64))
     found = {}
@@ -941,6 +998,8 @@ def test_a_pretrained_trunk_is_frozen_at_first_and_its_first_layers_for_good() -
     free.on_before_optimizer_step(torch.optim.SGD(free.parameters(), lr=1.0))
     assert all(p.grad is not None for p in free.parameters())
     assert [factor for _, factor in free.parameter_groups()] == [1.0, 1.0]
+    marked = small("SiamDyn", norm="frozen_batch", mask_input=True)  # no pretrained stem knows a mask
+    assert all(p.requires_grad for p in marked.network.trunk.stem.parameters())
 
 
 @pytest.mark.parametrize(
@@ -950,6 +1009,7 @@ def test_a_pretrained_trunk_is_frozen_at_first_and_its_first_layers_for_good() -
         {"kernel_layers": 1, "mask_channels": 24, "coordinates": False},
         {"coordinates": False},
         {"state_from": "box"},
+        {"mask_input": True},
     ],
 )
 def test_other_forms_train_and_track(form: dict[str, Any]) -> None:

@@ -35,6 +35,7 @@ from lightning_vos.types import ClipBatch
 
 Matcher = Literal["paper", "official", "exact", "hungarian"]
 Pooling = Literal["box", "mask"]
+DecoderMask = Literal["previous", "first", "matched"]
 GATE = 0.01  # in training, smaller weights do not reach the matched mask
 CERTAIN = 0.02  # a matched mask is never surer than that where the decoder may correct it
 TRAINING_STEPS = 10  # N_grad; 40 at test time
@@ -102,6 +103,9 @@ class DMMNet(VOSModule):
         refinement: decode the matched masks; else they are the result.
         residual: let the decoder correct the matched mask, whose log-odds are added to its own, instead of drawing it
             anew as in the paper: from scratch, it learns to draw much later than it learns to match.
+        decoder_masks: what the decoder sees of an object: its ``previous`` mask, its ``first`` one, the ``matched``
+            one; in the paper all three. One filter serves them all, so it cannot tell them apart: where things move
+            far, the first mask is noise.
         straight_through: show the decoder in training, too, the one proposal that weighs most, as at test time, instead
             of the blend of several; gradients are those of the blend. The paper's decoder learns on blends.
         trunk_from_detector: start the encoder's trunk as a copy of the detector's where ``weights`` come from a stage
@@ -150,6 +154,7 @@ class DMMNet(VOSModule):
         absent_similarity: float | None = None,
         refinement: bool = True,
         residual: bool = False,
+        decoder_masks: tuple[DecoderMask, ...] = get_args(DecoderMask),
         straight_through: bool = False,
         trunk_from_detector: bool = False,
         across_objects: bool = True,
@@ -183,6 +188,8 @@ class DMMNet(VOSModule):
         ):
             if value not in choices:
                 raise ValueError(f"{name}={value}: choose from {', '.join(choices)}")
+        if not decoder_masks or set(decoder_masks) - set(get_args(DecoderMask)):
+            raise ValueError(f"decoder_masks={list(decoder_masks)}: choose from {', '.join(get_args(DecoderMask))}")
         if proposals < 1:
             raise ValueError(f"proposals={proposals}: must be at least 1")
         for name, share in (("overlap_weight", overlap_weight), ("proposal_overlap", proposal_overlap)):
@@ -199,6 +206,7 @@ class DMMNet(VOSModule):
         self.absent_similarity = absent_similarity
         self.refinement = refinement
         self.residual = residual
+        self.decoder_masks = tuple(decoder_masks)
         self.straight_through = straight_through
         self.trunk_from_detector = trunk_from_detector
         self.own_masks = own_masks
@@ -347,8 +355,9 @@ class DMMNet(VOSModule):
                 one = torch.zeros_like(weights).scatter(2, weights.argmax(dim=2, keepdim=True), 1) * rows.unsqueeze(2)
                 shown = ((weights + (one - weights).detach()) @ flat).unflatten(2, size)
         if self.refinement:
-            masks = torch.stack([previous, templates.first, shown], dim=2)
-            logits, templates.hidden = self.decoder(query.skips, masks, templates.hidden, rows)
+            masks = {"previous": previous, "first": templates.first, "matched": shown}
+            stacked = torch.stack([masks[name] for name in self.decoder_masks], dim=2)
+            logits, templates.hidden = self.decoder(query.skips, stacked, templates.hidden, rows)
             if self.residual:
                 logits = logits + torch.logit(shown.clamp(CERTAIN, 1 - CERTAIN))
         else:

@@ -110,7 +110,7 @@ class ConvLSTMCell(nn.Module):
 
         Args:
             shared: ``(B, 4 * hidden, h, w)``, see :meth:`shared`.
-            masks: ``(B, 3, h, w)`` mask channels.
+            masks: ``(B, C, h, w)`` mask channels.
             below: ``(B, below, h, w)`` hidden state of the coarser level, up-sampled.
             spatial: hidden and cell state ``(B, hidden, h, w)`` of the object before; ``None``: zeros.
             temporal: ``(B, hidden, h, w)`` hidden state of the same object in the frame before.
@@ -158,16 +158,17 @@ class Decoder(nn.Module):
 
         Args:
             skips: of the frame, strides 32 to 4.
-            masks: ``(B, K, 3, H, W)``: previous mask, first mask, matched mask; each in [0, 1].
+            masks: ``(B, K, C, H, W)``, mask channels (the paper's: previous mask, first mask, matched mask), each in
+                [0, 1].
             temporal: ``(B, K, hidden, h, w)`` hidden states of the frame before, strides 32 to 4.
             present: ``(B, K)`` bool, objects that exist; the others leave the state as they found it.
 
         Returns:
             ``(B, K, H, W)`` logits, and the new hidden states.
         """
-        batch, objects = masks.shape[:2]
+        batch, objects, channels = masks.shape[:3]
         pyramid = _max_pyramid(masks.flatten(0, 2).unsqueeze(1))
-        levels = [level.view(batch, objects, 3, *level.shape[-2:]) for level in pyramid]
+        levels = [level.view(batch, objects, channels, *level.shape[-2:]) for level in pyramid]
         shared = [cell.shared(skip) for cell, skip in zip(self.cells, skips, strict=True)]  # type: ignore[operator]
         if self.across_objects:
             turns = [(slice(k, k + 1), shared) for k in range(objects)]

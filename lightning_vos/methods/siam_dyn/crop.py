@@ -103,7 +103,9 @@ def crop_masks(masks: Tensor, target: Target, unit: int, size: int, step: int) -
     return _sample(masks.unsqueeze(1), target, unit, offsets(size, step, target.centre), "nearest").squeeze(2)
 
 
-def crop_templates(frames: Tensor, masks: Tensor, target: Target, unit: int, masked: bool) -> Tensor:
+def crop_templates(
+    frames: Tensor, masks: Tensor, target: Target, unit: int, masked: bool, marked: bool = False
+) -> Tensor:
     """Template windows: :func:`crop_frames`, one crop pixel larger than the unit so that a pixel is in the middle.
 
     Args:
@@ -112,14 +114,20 @@ def crop_templates(frames: Tensor, masks: Tensor, target: Target, unit: int, mas
         target: ``(B, K)``.
         unit: as there.
         masked: put the mean colour also where the target is not.
+        marked: append the mask as a channel.
+
+    Returns:
+        ``(B * K, C, unit + 1, unit + 1)``, one channel more if marked.
     """
     windows = crop_frames(frames, target, unit, unit + 1)
-    if not masked:
+    if not (masked or marked):
         return windows
     one_each = Target(*(state.flatten(0, 1).unsqueeze(1) for state in target))
     inside = crop_masks(masks.flatten(0, 1).to(windows.dtype), one_each, unit, unit + 1, 1)
-    mean = in_full(frames).mean(dim=(2, 3), keepdim=True).repeat_interleave(masks.shape[1], dim=0)
-    return torch.lerp(mean, windows, inside)
+    if masked:
+        mean = in_full(frames).mean(dim=(2, 3), keepdim=True).repeat_interleave(masks.shape[1], dim=0)
+        windows = torch.lerp(mean, windows, inside)
+    return torch.cat([windows, inside], dim=1) if marked else windows
 
 
 def to_window(points: Tensor, target: Target, unit: int, size: int) -> Tensor:

@@ -71,6 +71,8 @@ class SiamDyn(VOSModule):
         kernel_dim: width of its layers.
         average_kernels: use the mean kernel of the 3x3 cells around the best one; it should make no difference.
         masked_template: hide what is not the target in its template.
+        mask_input: give the trunk a mask as a fourth channel (ours): in a template the target's, in a search window
+            what was found of the target in the frame before.
         coordinates: whether it sees where the pixel lies relative to the cell (CondInst), or not (SOLOv2).
         negatives: share of training pairs whose template is of another target.
         jitter: factor of shift and scale of the training windows.
@@ -104,6 +106,7 @@ class SiamDyn(VOSModule):
         kernel_dim: int = 8,
         average_kernels: bool = False,
         masked_template: bool = False,
+        mask_input: bool = False,
         coordinates: bool = True,
         negatives: float = 0.2,
         jitter: float = 1.0,
@@ -143,6 +146,7 @@ class SiamDyn(VOSModule):
         self.pretrained_lr = pretrained_lr if self.starts_pretrained else 1.0
         self.average_kernels = average_kernels
         self.masked_template = masked_template
+        self.mask_input = mask_input
         self.penalty = penalty
         self.window = window
         self.lost_score = lost_score
@@ -152,10 +156,12 @@ class SiamDyn(VOSModule):
         self.compete = compete
 
         self.head = DynamicHead(mask_channels, kernel_dim, kernel_layers, coordinates, self.unit // 2)
-        self.network = SiameseNetwork(trunk, norm, backbone_weights, dim, mask_dim, self.head, mask_channels, kernel)
+        self.network = SiameseNetwork(
+            trunk, norm, backbone_weights, dim, mask_dim, self.head, mask_channels, kernel, 4 if mask_input else 3
+        )
         self.templates = Templates()
         if self.starts_pretrained:
-            self.network.trunk.stem.requires_grad_(False)
+            self.network.trunk.stem.requires_grad_(mask_input)  # no pretrained weights know a mask
             self.network.trunk.layer1.requires_grad_(False)
 
     def parameter_groups(self) -> list[tuple[list[nn.Parameter], float]]:
@@ -190,8 +196,10 @@ class SiamDyn(VOSModule):
         if len(templates) == 0:
             return Query(image, image.new_zeros(0, 1, 1), None)
         target = Target(*(state.flatten(0, 1) for state in templates.target))
-        windows = self._as_input(crop_frames(image, templates.target, self.unit, self.search_size))
-        prediction = self.network(windows, templates.where.flatten(0, 1), templates.what.flatten(0, 1))
+        windows = crop_frames(image, templates.target, self.unit, self.search_size)
+        if self.mask_input:
+            windows = torch.cat([windows, templates.found.flatten(0, 1).unsqueeze(1)], dim=1)
+        prediction = self.network(self._as_input(windows), templates.where.flatten(0, 1), templates.what.flatten(0, 1))
         previous = target.size * (self.unit / target.side).unsqueeze(-1)
         choice = choose(prediction, previous, self.penalty, self.window)
         if self.average_kernels:
@@ -213,6 +221,7 @@ class SiamDyn(VOSModule):
     def memorize(self, query: Query, probs: Tensor, given: Tensor | None) -> None:
         """Move the states; make templates of the objects that start here."""
         templates = self.templates
+        best = probs >= probs.amax(dim=1, keepdim=True)
         if query.choice is not None:
             shape = templates.centre.shape[:2]
             target = Target(*(state.flatten(0, 1) for state in templates.target))
@@ -225,30 +234,32 @@ class SiamDyn(VOSModule):
                 self.lost_score,
                 self.lost_area,
                 self.state_from == "mask",
-                self._won(probs, target) if self.compete and shape[1] > 1 else None,
+                self._in_windows(best[:, : shape[1]], target) if self.compete and shape[1] > 1 else None,
             )
             templates.target = Target(*(state.unflatten(0, shape) for state in moved))
             templates.lost = lost.view(shape) & self.tracks.present[:, : shape[1]]
-        if given is None:
-            return
+        if given is not None:
+            self._start(query.image, given)
+        if self.mask_input:
+            found = best & (probs > 1 - probs.sum(dim=1, keepdim=True))
+            windows = self._in_windows(found, Target(*(state.flatten(0, 1) for state in templates.target)))
+            templates.found = windows.unflatten(0, found.shape[:2]).to(probs.dtype)
+
+    def _start(self, image: Tensor, given: Tensor) -> None:
+        """Make templates of the objects whose mask is given here first; move older ones to what is given of them."""
+        templates = self.templates
         place, seen = target_of(given > 0.5)
-        place = Target(*(state.to(in_full(query.image).dtype) for state in place)).clamped(_size(query.image))
-        windows = crop_templates(query.image, given, place, self.unit, self.masked_template)
+        place = Target(*(state.to(in_full(image).dtype) for state in place)).clamped(_size(image))
+        windows = crop_templates(image, given, place, self.unit, self.masked_template, self.mask_input)
         where, what = (kernel.unflatten(0, seen.shape) for kernel in self.network.templates(self._as_input(windows)))
         new = torch.tensor([birth == self.tracks.t for birth in self.tracks.births], device=given.device)
         templates.grow(where, what, place, new)
         templates.target = place.where(seen, templates.target)  # also where an older object is corrected
 
-    def _won(self, probs: Tensor, target: Target) -> Tensor:
-        """Where in its window no other object is more probable than the target: ``(B * K, m, m)`` bool.
-
-        Args:
-            probs: ``(B, K', H, W)`` of the frame; of the K' objects the first K have a window.
-            target: ``(B * K,)`` states that the windows were cut by.
-        """
-        best = (probs >= probs.amax(dim=1, keepdim=True))[:, : len(target.centre) // len(probs)].flatten(0, 1)
+    def _in_windows(self, masks: Tensor, target: Target) -> Tensor:
+        """Masks ``(B, K, H, W)`` bool of the frame in the search windows of targets ``(B * K,)``: ``(B * K, m, m)``."""
         one_each = Target(*(state.unsqueeze(1) for state in target))
-        windows = crop_masks(best.to(target.centre.dtype), one_each, self.unit, self.search_size, 1)
+        windows = crop_masks(masks.flatten(0, 1).to(target.centre.dtype), one_each, self.unit, self.search_size, 1)
         return windows.squeeze(1) > 0.5
 
     def merge(self, probs: Tensor) -> Tensor:
@@ -298,6 +309,7 @@ class SiamDyn(VOSModule):
             self.negatives,
             self.jitter,
             self.masked_template,
+            self.mask_input,
         )
         where, what = self.network.templates(self._as_input(pairs.templates))
         prediction = self.network(self._as_input(pairs.searches), where[pairs.source], what[pairs.source])

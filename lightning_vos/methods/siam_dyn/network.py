@@ -110,6 +110,7 @@ class SiameseNetwork(nn.Module):
         mask_channels: of the mask features.
         kernel: ``dynamic``: theta is predicted on every cell. ``static``: one learned theta for all targets, to see
             what the prediction is worth.
+        in_channels: of the windows: RGB, or RGB and a mask.
     """
 
     def __init__(
@@ -122,10 +123,11 @@ class SiameseNetwork(nn.Module):
         head: DynamicHead,
         mask_channels: int,
         kernel: Kernel,
+        in_channels: int = 3,
     ) -> None:
         """See the class."""
         super().__init__()
-        self.trunk = Backbone(trunk, norm, weights, stride=8)
+        self.trunk = Backbone(trunk, norm, weights, in_channels, stride=8)
         self.adjust = nn.Sequential(nn.Conv2d(self.trunk.channels[-1], dim, 1, bias=False), neck_norm(norm, dim))
         self.where = Correlation(dim, norm)
         self.what = Correlation(dim, norm)
@@ -159,14 +161,14 @@ class SiameseNetwork(nn.Module):
                 nn.init.kaiming_uniform_(weight[0], a=1)
 
     def templates(self, windows: Tensor) -> tuple[Tensor, Tensor]:
-        """Kernels of both correlations, ``(n, D, 5, 5)`` each, from template windows ``(n, 3, m, m)``."""
+        """Kernels of both correlations, ``(n, D, 5, 5)`` each, from template windows ``(n, C, m, m)``."""
         features = self.adjust(self.trunk(windows).f16)
         edge = (features.shape[-1] - KEPT) // 2
         centre = features[..., edge : edge + KEPT, edge : edge + KEPT]
         return self.where.template(centre), self.what.template(centre)
 
     def forward(self, windows: Tensor, where: Tensor, what: Tensor) -> Prediction:
-        """Search windows ``(n, 3, m, m)`` and the kernels of their templates, ``(n, D, 5, 5)`` each."""
+        """Search windows ``(n, C, m, m)`` and the kernels of their templates, ``(n, D, 5, 5)`` each."""
         pyramid = self.trunk(windows)
         search = self.adjust(pyramid.f16)
         where = self.where_tower(self.where(search, where))

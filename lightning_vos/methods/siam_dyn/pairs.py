@@ -6,6 +6,7 @@ import random
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_vos.functional import in_full
@@ -13,18 +14,23 @@ from lightning_vos.methods.siam_dyn.crop import Target, crop_frames, crop_masks,
 from lightning_vos.methods.siam_dyn.network import FIRST, STRIDE
 from lightning_vos.methods.siam_dyn.targets import CellTargets, cell_targets, centre_of_mass
 
-DRAWS = 7  # random numbers of a pair: negative, shift and scale of both windows
+BLOTS = 9  # values on each axis that a previous mask is spoiled by
+DRAWS = 11 + BLOTS**2  # random numbers of a pair: negative; shift and scale of three windows; no previous mask; blots
 # Largest shift of a window on each axis, in shares of its unit, and largest change of its scale (SiamMask).
 TEMPLATE_JITTER = (1 / 32, 0.05)
 SEARCH_JITTER = (1 / 2, 0.18)
+# Ours. What was found of the target in the frame before: the target, moved a little, with wrong edges, or nothing.
+PREVIOUS_JITTER = (1 / 8, 0.15)
+NOTHING = 0.1
+EDGE = 4  # crop pixels by which its edges move at most, holes and islands apart
 
 
 class Pairs(NamedTuple):
     """n = B * P pairs, P of each clip.
 
     Attributes:
-        templates: ``(n, 3, m, m)`` windows.
-        searches: ``(n, 3, m, m)`` windows.
+        templates: ``(n, C, m, m)`` windows.
+        searches: ``(n, C, m, m)`` windows.
         source: ``(n,)`` whose template each search window gets: its own, or for a negative pair that of another target.
         masks: ``(n, g, g)`` in {0, 1}: the target at every second crop pixel of its search window.
         cells: targets of the cells; none is positive in a negative pair or where the target is not to be seen.
@@ -53,6 +59,7 @@ def make_pairs(
     negatives: float,
     jitter: float,
     masked: bool = False,
+    marked: bool = False,
 ) -> Pairs:
     """One pair for each frame after the first; of a single picture with itself.
 
@@ -70,6 +77,8 @@ def make_pairs(
             that of another of its objects.
         jitter: factor of both jitters.
         masked: see :func:`~lightning_vos.methods.siam_dyn.crop.crop_templates`.
+        marked: append masks as a fourth channel: a template's own, and what :func:`previous_masks` makes of a search
+            window's.
     """
     later = slice(1, None) if labels.shape[1] > 1 else slice(0, 1)
     frames = in_full(frames)
@@ -94,13 +103,44 @@ def make_pairs(
     corners = [to_window(flat.centre + way * flat.size / 2, search, unit, search_size) for way in (-1, 1)]
     masses = to_window(centre_of_mass(search_masks.flatten(0, 1)).to(frames.dtype), search, unit, search_size)
     one_each = Target(*(x.unsqueeze(1) for x in search))
+    searches = crop_frames(frames[:, later].flatten(0, 1), one_each, unit, search_size)
+    if marked:
+        spoil = draws[..., 7:].flatten(0, 1)
+        before = previous_masks(search_masks.flatten(0, 1), search, spoil, unit, search_size, jitter)
+        searches = torch.cat([searches, before.unsqueeze(1)], dim=1)
     return Pairs(
-        crop_templates(frames[:, 0], template_masks, template, unit, masked),
-        crop_frames(frames[:, later].flatten(0, 1), one_each, unit, search_size),
+        crop_templates(frames[:, 0], template_masks, template, unit, masked, marked),
+        searches,
         source,
         crop_masks(search_masks.flatten(0, 1).to(frames.dtype), one_each, unit, search_size, 2).squeeze(1),
         cell_targets(torch.cat(corners, dim=-1), masses, (seen & ~negative).flatten(), map_size(search_size)),
     )
+
+
+def previous_masks(masks: Tensor, search: Target, draws: Tensor, unit: int, search_size: int, jitter: float) -> Tensor:
+    """What a tracker may have found of the target in the frame before, made of its mask in this one.
+
+    The idea is that of MaskTrack (Perazzi et al., CVPR 2017): the mask is seen through a window beside the search
+    window, its edges are moved, parts are lost and added; in one pair of ten there is nothing.
+
+    Args:
+        masks: ``(n, H, W)`` bool.
+        search: ``(n,)`` search windows.
+        draws: ``(n, 4 + BLOTS^2)`` in [0, 1): shift, scale, nothing, blots.
+        unit: see :func:`make_pairs`, and so the rest.
+        search_size: side of a search window.
+        jitter: factor of all of it.
+
+    Returns:
+        ``(n, m, m)`` in {0, 1}.
+    """
+    beside = _jittered(search, draws[:, :3], unit, PREVIOUS_JITTER, jitter)
+    one_each = Target(*(x.unsqueeze(1) for x in beside))
+    found = crop_masks(masks.to(draws.dtype), one_each, unit, search_size, 1)
+    blots = jitter * (1.5 * draws[:, 4:].view(-1, 1, BLOTS, BLOTS) - 0.75)
+    blots = F.interpolate(blots, size=found.shape[-2:], mode="bilinear", align_corners=True)
+    spoiled = F.avg_pool2d(found, 2 * EDGE + 1, stride=1, padding=EDGE) + blots > 0.5
+    return (spoiled.squeeze(1) & (draws[:, 3] >= NOTHING)[:, None, None]).to(draws.dtype)
 
 
 def map_size(search_size: int) -> int:

@@ -14,7 +14,8 @@ class Templates(SequenceState):
     """State of the tracker. Templates are fixed at the first frame of their object.
 
     Buffers, with K objects: ``where`` and ``what (B, K, D, 5, 5)``, kernels of the two correlations; ``centre`` and
-    ``size (B, K, 2)``, the target state; ``lost (B, K)`` bool, objects that the last frame did not show.
+    ``size (B, K, 2)``, the target state; ``lost (B, K)`` bool, objects that the last frame did not show; ``found (B, K,
+    m, m)`` in {0, 1}, if the network sees masks: where the last frame showed them, in the windows of the next.
     """
 
     where: Tensor
@@ -22,10 +23,11 @@ class Templates(SequenceState):
     centre: Tensor
     size: Tensor
     lost: Tensor
+    found: Tensor
 
     def __init__(self) -> None:
         """See the class."""
-        super().__init__("where", "what", "centre", "size", "lost")
+        super().__init__("where", "what", "centre", "size", "lost", "found")
 
     def __len__(self) -> int:
         """Objects that have a template."""

@@ -14,15 +14,15 @@ from lightning_vos.methods.siam_dyn.crop import Target, crop_frames, crop_masks,
 from lightning_vos.methods.siam_dyn.network import FIRST, STRIDE
 from lightning_vos.methods.siam_dyn.targets import CellTargets, cell_targets, centre_of_mass
 
-BLOTS = 9  # values on each axis that a previous mask is spoiled by
+BLOTS = 9  # values on each axis that move the edges of a previous mask
 DRAWS = 11 + BLOTS**2  # random numbers of a pair: negative; shift and scale of three windows; no previous mask; blots
 # Largest shift of a window on each axis, in shares of its unit, and largest change of its scale (SiamMask).
 TEMPLATE_JITTER = (1 / 32, 0.05)
 SEARCH_JITTER = (1 / 2, 0.18)
 # Ours. What was found of the target in the frame before: the target, moved a little, with wrong edges, or nothing.
-PREVIOUS_JITTER = (1 / 8, 0.15)
+PREVIOUS_JITTER = (1 / 16, 0.1)
 NOTHING = 0.1
-EDGE = 4  # crop pixels by which its edges move at most, holes and islands apart
+EDGE = 2  # crop pixels by which its edges move at most
 
 
 class Pairs(NamedTuple):
@@ -121,7 +121,7 @@ def previous_masks(masks: Tensor, search: Target, draws: Tensor, unit: int, sear
     """What a tracker may have found of the target in the frame before, made of its mask in this one.
 
     The idea is that of MaskTrack (Perazzi et al., CVPR 2017): the mask is seen through a window beside the search
-    window, its edges are moved, parts are lost and added; in one pair of ten there is nothing.
+    window, and its edges are moved; in one pair of ten there is nothing.
 
     Args:
         masks: ``(n, H, W)`` bool.
@@ -137,7 +137,8 @@ def previous_masks(masks: Tensor, search: Target, draws: Tensor, unit: int, sear
     beside = _jittered(search, draws[:, :3], unit, PREVIOUS_JITTER, jitter)
     one_each = Target(*(x.unsqueeze(1) for x in beside))
     found = crop_masks(masks.to(draws.dtype), one_each, unit, search_size, 1)
-    blots = jitter * (1.5 * draws[:, 4:].view(-1, 1, BLOTS, BLOTS) - 0.75)
+    # At most a half, so that only edges move: a window is mostly background, and islands there would hide the mask.
+    blots = jitter * (draws[:, 4:].view(-1, 1, BLOTS, BLOTS) - 0.5)
     blots = F.interpolate(blots, size=found.shape[-2:], mode="bilinear", align_corners=True)
     spoiled = F.avg_pool2d(found, 2 * EDGE + 1, stride=1, padding=EDGE) + blots > 0.5
     return (spoiled.squeeze(1) & (draws[:, 3] >= NOTHING)[:, None, None]).to(draws.dtype)

@@ -34,7 +34,7 @@ from lightning_vos.methods.siam_dyn.network import (
     cell_positions,
     depthwise_correlation,
 )
-from lightning_vos.methods.siam_dyn.pairs import DRAWS, NOTHING, draw, make_pairs, map_size, previous_masks
+from lightning_vos.methods.siam_dyn.pairs import DRAWS, NOTHING, SPOIL, draw, make_pairs, map_size, previous_masks
 from lightning_vos.methods.siam_dyn.targets import (
     CellTargets,
     box_distances,
@@ -522,9 +522,9 @@ def test_pairs_show_the_target_in_the_middle_and_other_objects_as_background() -
             frames = [batch.frames[b, t].float()[None] for t in (0, p + 1)]
             close(pairs.templates[n], crop_frames(frames[0], places[0], 64, 65)[0], atol=1e-3)
             close(pairs.searches[n], crop_frames(frames[1], places[1], 64, 129)[0], atol=1e-3)
-            assert torch.equal(pairs.masks[n], crop_masks(later[None].float(), places[1], 64, 129, 2)[0, 0])
+            assert torch.equal(pairs.masks[n], crop_masks(later[None].float(), places[1], 64, 129, 1)[0, 0])
             seen = pairs.masks[n].nonzero().float()
-            assert ((seen.amin(dim=0) + seen.amax(dim=0)) / 2 - 32).abs().max() <= 1
+            assert ((seen.amin(dim=0) + seen.amax(dim=0)) / 2 - 64).abs().max() <= 2
     assert pairs.source.tolist() == [0, 1, 2, 3]
     assert (pairs.cells.positive.flatten(1).sum(dim=1) > 0).all()
     assert pairs.cells.positive[:, 5, 5].all()
@@ -539,7 +539,7 @@ def test_the_box_of_a_jittered_window_is_that_of_its_mask() -> None:
         cell = pairs.cells.positive[n].nonzero()[0]
         position = cell_positions(11, torch.zeros(1))[cell[0] * 11 + cell[1]]
         box = distances_to_box(pairs.cells.distances[n][:, cell[0], cell[1]], position)
-        seen = 2 * torch.stack([columns.min(), rows.min(), columns.max(), rows.max()]).float()
+        seen = torch.stack([columns.min(), rows.min(), columns.max(), rows.max()]).float()
         inside = (box.clamp(0, 128) - seen).abs()
         assert inside.max() < 4  # samples are two pixels apart, and a frame pixel is up to two crop pixels
 
@@ -638,29 +638,66 @@ def test_masked_templates_are_used_in_training_and_at_the_start() -> None:
         assert all((share < 1e-4) == hidden for share in apart), apart
 
 
-def test_a_previous_mask_is_the_target_moved_with_other_edges_or_nothing() -> None:
-    mask = rectangle(96, 96, 30, 20, 24, 40)[0] > 0
-    place = target_of(mask)[0]
-    draws = torch.full((1, DRAWS - 7), 0.5)
-    exact = crop_masks(mask.float(), Target(*(x.unsqueeze(1) for x in place)), 64, 129, 1)[0]
-    still = previous_masks(mask, place, draws, 64, 129, 0.0)
+def test_a_previous_mask_is_moved_with_other_edges_or_nothing() -> None:
+    mask = rectangle(129, 129, 40, 50, 32, 24)[0].float()
+    draws = torch.full((1, SPOIL), 0.5)
+    still = previous_masks(mask, draws, 64, 0.0)
     assert set(still.unique().tolist()) == {0.0, 1.0}
-    assert ((still > 0) & (exact > 0)).sum() / ((still > 0) | (exact > 0)).sum() > 0.95  # corners are rounded
+    assert ((still > 0) & (mask > 0)).sum() / ((still > 0) | (mask > 0)).sum() > 0.95  # corners are rounded
 
     moved = draws.clone()
-    moved[:, 0] = 1.0  # the window lies 1/8 of a unit further to the right, so the target 8 crop pixels to the left
-    close(previous_masks(mask, place, moved, 64, 129, 1.0)[..., :-8], still[..., 8:])
+    moved[:, 0] = 1.0  # seen from 1/16 of the unit further to the right: 4 crop pixels to the left
+    close(previous_masks(mask, moved, 64, 1.0)[..., :-4], still[..., 4:])
 
     spoiled = draws.clone()
-    spoiled[:, 4:] = uniform(1, DRAWS - 11)
-    differ = (previous_masks(mask, place, spoiled, 64, 129, 1.0) - still).abs().mean() / still.mean()
-    assert 0.02 < differ < 0.5
+    spoiled[:, 4:] = uniform(1, SPOIL - 4)
+    differ = (previous_masks(mask, spoiled, 64, 1.0) - still)[0]
+    assert 0.02 < differ.abs().sum() / still.sum() < 0.5
+    rows, columns = differ.nonzero().unbind(dim=1)  # nowhere but near the edges
+    assert (
+        ((rows - 50).abs().minimum((rows - 73).abs()) <= 3)
+        .logical_or((columns - 40).abs().minimum((columns - 71).abs()) <= 3)
+        .all()
+    )
 
     share = torch.linspace(0, 0.999, 1000)
     none = draws.repeat(1000, 1)
     none[:, 3] = share
-    found = previous_masks(mask.expand(1000, -1, -1), Target(*(x.expand(1000, 2) for x in place)), none, 64, 129, 1.0)
+    found = previous_masks(mask.expand(1000, -1, -1), none, 64, 1.0)
     assert torch.equal(found.flatten(1).any(dim=1), share >= NOTHING)
+
+
+def test_every_second_pair_sees_the_networks_own_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small("SiamDyn", mask_input=True).train()
+    own = torch.zeros(33, 33)
+    own[10:20, 12:22] = 1
+    seen: list[Tensor] = []
+    forward = model.network.forward
+
+    def spy(windows: Tensor, *kernels: Tensor) -> Prediction:
+        seen.append(windows)
+        if len(seen) > 1:
+            return forward(windows, *kernels)
+        one = predicted(mask=own)
+        return Prediction(*(part.expand(len(windows), *part.shape[1:]) for part in one))
+
+    monkeypatch.setattr(model.network, "forward", spy)
+    batch = clips(2, frames=4)  # three pairs a clip
+    model.training_step(batch, 0)
+    first, second = seen
+    assert len(first) == 2
+    assert len(second) == 6
+    draws = draw(torch.initial_seed(), 0, range(2), 3, torch.device("cpu"))
+    objects = torch.arange(3).expand(2, 3) % batch.num_objects.unsqueeze(1) + 1
+    frames = model.normalize(batch.frames.flatten(0, 1)).unflatten(0, (2, 4))
+    pairs = make_pairs(frames, batch.masks, objects, draws, 64, 129, model.negatives, 1.0)
+    expected = previous_masks(pairs.masks, pairs.spoil, 64, 1.0)
+    for place, n in enumerate((1, 4)):
+        aided = pairs.spoil[n, 3] < 0.5
+        assert torch.equal(first[place, 3], expected[n] * aided)
+        found = F.interpolate(own[None, None], size=129, mode="bilinear", align_corners=True)[0] > 0.5
+        expected[n] = previous_masks(found.float(), pairs.spoil[n : n + 1], 64, 1.0)[0]
+    assert torch.equal(second[:, 3], expected)
 
 
 def test_search_windows_carry_the_mask_found_before_and_templates_their_own() -> None:
@@ -690,9 +727,8 @@ def test_search_windows_carry_the_mask_found_before_and_templates_their_own() ->
         make_pairs(batch.frames.float(), batch.masks, objects, draws, 64, 129, 0.2, 1.0, False, m)
         for m in (False, True)
     )
-    for one, two in ((plain.templates, marked.templates), (plain.searches, marked.searches)):
-        assert torch.equal(one, two[:, :3])
-        assert set(two[:, 3].unique().tolist()) == {0.0, 1.0}
+    assert torch.equal(plain.templates, marked.templates[:, :3])
+    assert set(marked.templates[:, 3].unique().tolist()) == {0.0, 1.0}
 
 
 def test_threshold_moves_the_boundary_and_nothing_else() -> None:

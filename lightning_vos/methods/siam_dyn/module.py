@@ -21,7 +21,7 @@ from lightning_vos.methods.siam_dyn.crop import Target, crop_frames, crop_masks,
 from lightning_vos.methods.siam_dyn.dynamic_head import DynamicHead, upsample
 from lightning_vos.methods.siam_dyn.losses import best_positives, detection_losses, mask_losses
 from lightning_vos.methods.siam_dyn.network import Kernel, Prediction, SiameseNetwork, cell_positions
-from lightning_vos.methods.siam_dyn.pairs import draw, make_pairs
+from lightning_vos.methods.siam_dyn.pairs import Pairs, draw, make_pairs, previous_masks
 from lightning_vos.methods.siam_dyn.templates import Templates
 from lightning_vos.methods.siam_dyn.tracking import Choice, choose, follow
 from lightning_vos.module import VOSModule
@@ -312,10 +312,15 @@ class SiamDyn(VOSModule):
             self.mask_input,
         )
         where, what = self.network.templates(self._as_input(pairs.templates))
-        prediction = self.network(self._as_input(pairs.searches), where[pairs.source], what[pairs.source])
+        where, what, searches = where[pairs.source], what[pairs.source], pairs.searches
+        if self.mask_input:
+            before = self._found_before(pairs, where, what, len(draws[0]))
+            searches = torch.cat([searches, before.unsqueeze(1)], dim=1)
+        prediction = self.network(self._as_input(searches), where, what)
         kernels = best_positives(prediction, pairs.cells.positive)
         focal, box, centreness = detection_losses(prediction, pairs.cells)
-        dice, entropy = mask_losses(self.decode(prediction, kernels.cells, 2), pairs.masks, kernels.valid)
+        logits = self.decode(prediction, kernels.cells, 2)
+        dice, entropy = mask_losses(logits, pairs.masks[:, ::2, ::2], kernels.valid)
 
         positive = kernels.valid[:, 0].view(size, -1)
         every = torch.ones_like(positive)
@@ -330,6 +335,31 @@ class SiamDyn(VOSModule):
             )
         }
         return self.log_losses(losses, size)
+
+    @torch.no_grad()
+    def _found_before(self, pairs: Pairs, where: Tensor, what: Tensor, each: int) -> Tensor:
+        """What the network sees of a target's mask in the frame before: ``(n, m, m)``, see :func:`previous_masks`.
+
+        In every second pair of a clip it is made of the network's own mask, so that it learns to mend its mistakes
+        instead of passing them on; half of these it has found without any mask.
+
+        Args:
+            pairs: n of them, ``each`` of a clip.
+            where: ``(n, D, 5, 5)`` kernels of their templates.
+            what: likewise.
+            each: P.
+        """
+        before = previous_masks(pairs.masks, pairs.spoil, self.unit, self.jitter)
+        own = torch.arange(len(before), device=before.device).unflatten(0, (-1, each))[:, 1::2].flatten()
+        if len(own) == 0:
+            return before
+        seen = before[own] * (pairs.spoil[own, 3] < 0.5)[:, None, None]
+        windows = torch.cat([pairs.searches[own], seen.unsqueeze(1)], dim=1)
+        prediction = self.network(self._as_input(windows), where[own], what[own])
+        score = torch.sigmoid(in_full(prediction.cls)) * torch.sigmoid(in_full(prediction.ctr))
+        masks = self.decode(prediction, score.flatten(1).argmax(dim=1, keepdim=True), 4).squeeze(1) > 0
+        before[own] = previous_masks(masks.to(before.dtype), pairs.spoil[own], self.unit, self.jitter)
+        return before
 
 
 def _size(image: Tensor) -> tuple[int, int]:

@@ -15,7 +15,8 @@ from lightning_vos.methods.siam_dyn.network import FIRST, STRIDE
 from lightning_vos.methods.siam_dyn.targets import CellTargets, cell_targets, centre_of_mass
 
 BLOTS = 9  # values on each axis that move the edges of a previous mask
-DRAWS = 11 + BLOTS**2  # random numbers of a pair: negative; shift and scale of three windows; no previous mask; blots
+SPOIL = 4 + BLOTS**2  # random numbers of a previous mask: shift and scale, whether there is none, blots
+DRAWS = 7 + SPOIL  # random numbers of a pair: negative, shift and scale of both windows; and these
 # Largest shift of a window on each axis, in shares of its unit, and largest change of its scale (SiamMask).
 TEMPLATE_JITTER = (1 / 32, 0.05)
 SEARCH_JITTER = (1 / 2, 0.18)
@@ -30,10 +31,11 @@ class Pairs(NamedTuple):
 
     Attributes:
         templates: ``(n, C, m, m)`` windows.
-        searches: ``(n, C, m, m)`` windows.
+        searches: ``(n, 3, m, m)`` windows.
         source: ``(n,)`` whose template each search window gets: its own, or for a negative pair that of another target.
-        masks: ``(n, g, g)`` in {0, 1}: the target at every second crop pixel of its search window.
+        masks: ``(n, m, m)`` in {0, 1}: the target in its search window.
         cells: targets of the cells; none is positive in a negative pair or where the target is not to be seen.
+        spoil: ``(n, SPOIL)`` random numbers for :func:`previous_masks`.
     """
 
     templates: Tensor
@@ -41,6 +43,7 @@ class Pairs(NamedTuple):
     source: Tensor
     masks: Tensor
     cells: CellTargets
+    spoil: Tensor
 
 
 def draw(seed: int, step: int, clips: range, pairs: int, device: torch.device) -> Tensor:
@@ -77,8 +80,7 @@ def make_pairs(
             that of another of its objects.
         jitter: factor of both jitters.
         masked: see :func:`~lightning_vos.methods.siam_dyn.crop.crop_templates`.
-        marked: append masks as a fourth channel: a template's own, and what :func:`previous_masks` makes of a search
-            window's.
+        marked: likewise.
     """
     later = slice(1, None) if labels.shape[1] > 1 else slice(0, 1)
     frames = in_full(frames)
@@ -103,45 +105,41 @@ def make_pairs(
     corners = [to_window(flat.centre + way * flat.size / 2, search, unit, search_size) for way in (-1, 1)]
     masses = to_window(centre_of_mass(search_masks.flatten(0, 1)).to(frames.dtype), search, unit, search_size)
     one_each = Target(*(x.unsqueeze(1) for x in search))
-    searches = crop_frames(frames[:, later].flatten(0, 1), one_each, unit, search_size)
-    if marked:
-        spoil = draws[..., 7:].flatten(0, 1)
-        before = previous_masks(search_masks.flatten(0, 1), search, spoil, unit, search_size, jitter)
-        searches = torch.cat([searches, before.unsqueeze(1)], dim=1)
     return Pairs(
         crop_templates(frames[:, 0], template_masks, template, unit, masked, marked),
-        searches,
+        crop_frames(frames[:, later].flatten(0, 1), one_each, unit, search_size),
         source,
-        crop_masks(search_masks.flatten(0, 1).to(frames.dtype), one_each, unit, search_size, 2).squeeze(1),
+        crop_masks(search_masks.flatten(0, 1).to(frames.dtype), one_each, unit, search_size, 1).squeeze(1),
         cell_targets(torch.cat(corners, dim=-1), masses, (seen & ~negative).flatten(), map_size(search_size)),
+        draws[..., 7:].flatten(0, 1),
     )
 
 
-def previous_masks(masks: Tensor, search: Target, draws: Tensor, unit: int, search_size: int, jitter: float) -> Tensor:
-    """What a tracker may have found of the target in the frame before, made of its mask in this one.
+def previous_masks(masks: Tensor, draws: Tensor, unit: int, jitter: float) -> Tensor:
+    """What a tracker may have found of the target in the frame before, made of a mask in this one.
 
-    The idea is that of MaskTrack (Perazzi et al., CVPR 2017): the mask is seen through a window beside the search
-    window, and its edges are moved; in one pair of ten there is nothing.
+    The idea is that of MaskTrack (Perazzi et al., CVPR 2017): the mask is moved and scaled, its edges are; in one
+    pair of ten there is nothing.
 
     Args:
-        masks: ``(n, H, W)`` bool.
-        search: ``(n,)`` search windows.
-        draws: ``(n, 4 + BLOTS^2)`` in [0, 1): shift, scale, nothing, blots.
-        unit: see :func:`make_pairs`, and so the rest.
-        search_size: side of a search window.
+        masks: ``(n, m, m)`` in {0, 1}, in the search windows.
+        draws: ``(n, SPOIL)`` in [0, 1): shift, scale, nothing, edges.
+        unit: see :func:`make_pairs`.
         jitter: factor of all of it.
 
     Returns:
         ``(n, m, m)`` in {0, 1}.
     """
-    beside = _jittered(search, draws[:, :3], unit, PREVIOUS_JITTER, jitter)
-    one_each = Target(*(x.unsqueeze(1) for x in beside))
-    found = crop_masks(masks.to(draws.dtype), one_each, unit, search_size, 1)
+    size = masks.shape[-1]
+    # The windows as frames that hold a target in the middle, whose side is the unit: a pixel is a crop pixel.
+    place = Target(masks.new_full((len(masks), 1, 2), (size - 1) / 2), masks.new_full((len(masks), 1, 2), unit / 2))
+    beside = _jittered(place, draws[:, None, :3], unit, PREVIOUS_JITTER, jitter)
+    found = crop_masks(masks, beside, unit, size, 1)
     # At most a half, so that only edges move: a window is mostly background, and islands there would hide the mask.
     blots = jitter * (draws[:, 4:].view(-1, 1, BLOTS, BLOTS) - 0.5)
     blots = F.interpolate(blots, size=found.shape[-2:], mode="bilinear", align_corners=True)
     spoiled = F.avg_pool2d(found, 2 * EDGE + 1, stride=1, padding=EDGE) + blots > 0.5
-    return (spoiled.squeeze(1) & (draws[:, 3] >= NOTHING)[:, None, None]).to(draws.dtype)
+    return (spoiled.squeeze(1) & (draws[:, 3] >= NOTHING)[:, None, None]).to(masks.dtype)
 
 
 def map_size(search_size: int) -> int:

@@ -151,10 +151,12 @@ def test_last_line_has_the_figures(runs: Runs, stage: str) -> None:
 
 
 def test_video_stage_starts_from_the_static_weights(runs: Runs, demo: Path, tmp_path: Path) -> None:
-    (command,) = commands("video", f"METHOD={runs.method}", "DATA=demo", "RECIPE=", "WEIGHTS=x.ckpt")
+    (command,) = commands("video", f"METHOD={runs.method}", "DATA=demo", "WEIGHTS=x.ckpt")
     assert "--model.weights=x.ckpt" in command
     weights = f"--model.weights={runs.folder}/static/checkpoints/last.ckpt"
     args = [*command, *small_model(runs.method), *tiny(demo, tmp_path), *training(), "--trainer.limit_val_batches=0"]
+    if runs.method == "dmm_net":  # would start the encoder from another network of the checkpoint
+        args.append("--model.trunk_from_detector=false")
     started([*args, weights, "--model.lr=0"])  # a step that changes nothing
     now = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
     static, video = runs.state("static"), runs.state("video")

@@ -170,7 +170,7 @@ def test_two_processes_score_as_one(method: str, demo: Path, weights: Path, tmp_
     (command,) = commands("eval", f"METHOD={method}", "DATA=demo", f"CKPT={out}/checkpoints/last.ckpt")
     started([*command, *tiny(demo, tmp_path / "one")])
     assert results(tmp_path / "one") == results(out)
-    assert float(results(out)[0].splitlines()[1].split(",")[0]) > 0.01  # something was found at all
+    assert float(results(out)[0].splitlines()[1].split(",")[0]) > 0  # something was found at all
 
     # One video for two ranks: the second has nothing of its own.
     lists = demo / "demo/ImageSets/2017"

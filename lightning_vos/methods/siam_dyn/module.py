@@ -221,7 +221,6 @@ class SiamDyn(VOSModule):
     def memorize(self, query: Query, probs: Tensor, given: Tensor | None) -> None:
         """Move the states; make templates of the objects that start here."""
         templates = self.templates
-        best = probs >= probs.amax(dim=1, keepdim=True)
         if query.choice is not None:
             shape = templates.centre.shape[:2]
             target = Target(*(state.flatten(0, 1) for state in templates.target))
@@ -234,14 +233,14 @@ class SiamDyn(VOSModule):
                 self.lost_score,
                 self.lost_area,
                 self.state_from == "mask",
-                self._in_windows(best[:, : shape[1]], target) if self.compete and shape[1] > 1 else None,
+                self._in_windows(_largest(probs)[:, : shape[1]], target) if self.compete and shape[1] > 1 else None,
             )
             templates.target = Target(*(state.unflatten(0, shape) for state in moved))
             templates.lost = lost.view(shape) & self.tracks.present[:, : shape[1]]
         if given is not None:
             self._start(query.image, given)
         if self.mask_input:
-            found = best & (probs > 1 - probs.sum(dim=1, keepdim=True))
+            found = _largest(probs) & (probs > 1 - probs.sum(dim=1, keepdim=True))
             windows = self._in_windows(found, Target(*(state.flatten(0, 1) for state in templates.target)))
             templates.found = windows.unflatten(0, found.shape[:2]).to(probs.dtype)
 
@@ -360,6 +359,11 @@ class SiamDyn(VOSModule):
         masks = self.decode(prediction, score.flatten(1).argmax(dim=1, keepdim=True), 4).squeeze(1) > 0
         before[own] = previous_masks(masks.to(before.dtype), pairs.spoil[own], self.unit, self.jitter)
         return before
+
+
+def _largest(probs: Tensor) -> Tensor:
+    """Where no other object is more probable: ``(B, K, H, W)`` to bool."""
+    return probs >= probs.amax(dim=1, keepdim=True)
 
 
 def _size(image: Tensor) -> tuple[int, int]:

@@ -160,7 +160,10 @@ def test_two_processes_score_as_one(method: str, demo: Path, weights: Path, tmp_
     two = ["--trainer.devices=2", "--trainer.logger=false"]
     (command,) = commands("video", f"METHOD={method}", "DATA=demo")
     out = tmp_path / "two"
-    trained = in_a_process([*command, *small_model(method), *tiny(demo, out, 2), *training(), *two, "--model.lr=1e-5"])
+    # An untrained SiamDyn that sees masks is sure of hardly a pixel.
+    unsure = ["--model.threshold=0.3"] if method == "siam_dyn" else []
+    options = [*small_model(method), *unsure, "--model.lr=1e-5"]
+    trained = in_a_process([*command, *options, *tiny(demo, out, 2), *training(), *two])
     assert trained.returncode == 0, trained.stderr
     assert len([line for line in trained.stdout.splitlines() if line.startswith("J&F ")]) == 1
     assert last(out)["global_step"] == 2
@@ -170,7 +173,7 @@ def test_two_processes_score_as_one(method: str, demo: Path, weights: Path, tmp_
     (command,) = commands("eval", f"METHOD={method}", "DATA=demo", f"CKPT={out}/checkpoints/last.ckpt")
     started([*command, *tiny(demo, tmp_path / "one")])
     assert results(tmp_path / "one") == results(out)
-    assert float(results(out)[0].splitlines()[1].split(",")[0]) > 0  # something was found at all
+    assert float(results(out)[0].splitlines()[1].split(",")[0]) > 0.01  # something was found at all
 
     # One video for two ranks: the second has nothing of its own.
     lists = demo / "demo/ImageSets/2017"

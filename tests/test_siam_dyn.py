@@ -541,7 +541,7 @@ def test_the_box_of_a_jittered_window_is_that_of_its_mask() -> None:
         box = distances_to_box(pairs.cells.distances[n][:, cell[0], cell[1]], position)
         seen = torch.stack([columns.min(), rows.min(), columns.max(), rows.max()]).float()
         inside = (box.clamp(0, 128) - seen).abs()
-        assert inside.max() < 4  # samples are two pixels apart, and a frame pixel is up to two crop pixels
+        assert inside.max() < 4  # a frame pixel is up to two crop pixels, and a mask is read at the nearest
 
 
 def test_draws_depend_on_the_place_of_the_clip_alone() -> None:

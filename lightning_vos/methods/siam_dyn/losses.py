@@ -30,8 +30,7 @@ class Kernels(NamedTuple):
 
 def best_positives(prediction: Prediction, positive: Tensor) -> Kernels:
     """The positive cells ``(n, h, w)`` bool with the largest ``cls * ctr``."""
-    score = (torch.sigmoid(in_full(prediction.cls)) * torch.sigmoid(in_full(prediction.ctr))).flatten(1)
-    best = score.detach().masked_fill(~positive.flatten(1), -1).topk(KERNELS, dim=1)
+    best = prediction.score.detach().masked_fill(~positive.flatten(1), -1).topk(KERNELS, dim=1)
     return Kernels(best.indices, best.values >= 0)
 
 

@@ -313,7 +313,7 @@ class SiamDyn(VOSModule):
         where, what = self.network.templates(self._as_input(pairs.templates))
         where, what, searches = where[pairs.source], what[pairs.source], pairs.searches
         if self.mask_input:
-            before = self._found_before(pairs, where, what, len(draws[0]))
+            before = self._found_before(pairs, where, what, draws.shape[1])
             searches = torch.cat([searches, before.unsqueeze(1)], dim=1)
         prediction = self.network(self._as_input(searches), where, what)
         kernels = best_positives(prediction, pairs.cells.positive)
@@ -355,8 +355,7 @@ class SiamDyn(VOSModule):
         seen = before[own] * (pairs.spoil[own, 3] < 0.5)[:, None, None]
         windows = torch.cat([pairs.searches[own], seen.unsqueeze(1)], dim=1)
         prediction = self.network(self._as_input(windows), where[own], what[own])
-        score = torch.sigmoid(in_full(prediction.cls)) * torch.sigmoid(in_full(prediction.ctr))
-        masks = self.decode(prediction, score.flatten(1).argmax(dim=1, keepdim=True), 4).squeeze(1) > 0
+        masks = self.decode(prediction, prediction.score.argmax(dim=1, keepdim=True), 4).squeeze(1) > 0
         before[own] = previous_masks(masks.to(before.dtype), pairs.spoil[own], self.unit, self.jitter)
         return before
 

@@ -40,6 +40,11 @@ class Prediction(NamedTuple):
     theta: Tensor
     features: Tensor
 
+    @property
+    def score(self) -> Tensor:
+        """Probability of a cell times its centre-ness, ``(n, h * w)`` in [0, 1]."""
+        return (torch.sigmoid(in_full(self.cls)) * torch.sigmoid(in_full(self.ctr))).flatten(1)
+
 
 class Correlation(nn.Module):
     """Template and search features, one 3x3 convolution each, and their cross-correlation channel by channel."""

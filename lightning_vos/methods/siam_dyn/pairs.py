@@ -118,8 +118,8 @@ def make_pairs(
 def previous_masks(masks: Tensor, draws: Tensor, unit: int, jitter: float) -> Tensor:
     """What a tracker may have found of the target in the frame before, made of a mask in this one.
 
-    The idea is that of MaskTrack (Perazzi et al., CVPR 2017): the mask is moved and scaled, its edges are; in one
-    pair of ten there is nothing.
+    The idea is that of MaskTrack (Perazzi et al., CVPR 2017): the mask is moved and scaled, and so are its edges; in
+    one pair of ten there is nothing.
 
     Args:
         masks: ``(n, m, m)`` in {0, 1}, in the search windows.

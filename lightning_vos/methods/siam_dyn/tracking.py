@@ -42,7 +42,7 @@ def choose(prediction: Prediction, previous: Tensor, strength: float, window: fl
         strength: of the change penalty.
         window: influence of the window, in [0, 1].
     """
-    score = (torch.sigmoid(in_full(prediction.cls)) * torch.sigmoid(in_full(prediction.ctr))).flatten(1)
+    score = prediction.score
     distances = in_full(prediction.box).flatten(2).transpose(1, 2)
     penalty = change_penalty(distances[..., :2] + distances[..., 2:], previous.unsqueeze(1), strength)
     size = prediction.cls.shape[-1]

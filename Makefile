@@ -3,7 +3,7 @@
 METHOD    ?= remn
 DATA      ?= demo
 DATA_ROOT ?= data
-# all = static, then video, then eval; online: first-frame training, on demand
+# all = static, video and, unless video ended with it, eval; online: first-frame training, on demand
 STAGE     ?= all
 # settings on top of the method's own: experiments/<method>/<recipe>/{model,<stage>}.yaml, for each recipe in turn
 RECIPE    ?= $(if $(filter demo,$(DATA)),small demo)
@@ -45,8 +45,9 @@ BIN  := $(VENV)/bin
 # albumentations would ask the network for a newer version; nothing here does without being told to
 export NO_ALBUMENTATIONS_UPDATE := 1
 export PYTHONUNBUFFERED := 1
-# waiting threads sleep instead of spinning: a loader process on one of their cores would else slow training threefold
-export OMP_WAIT_POLICY ?= passive
+# waiting threads spin for half a millisecond, then sleep: sleeping at once costs a fifth of a training step on two cores,
+# spinning for long slows training where loader processes share the cores
+export GOMP_SPINCOUNT ?= 30000
 
 # The one place that fixes the order of the layers: a later file goes over an earlier one.
 recipe = $(wildcard experiments/$(METHOD)/$(1)/model.yaml experiments/$(METHOD)/$(1)/$(2).yaml)
@@ -115,11 +116,12 @@ $(VENV)/installed: requirements.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements.txt
 	@touch $@
 
-train: ## train METHOD on DATA (STAGE=static|video|all); all: both stages, then eval
+train: ## train METHOD on DATA (STAGE=static|video|all); all: both stages, and eval if the second did not end with one
 ifeq ($(STAGE),all)
 	@$(MAKE) --no-print-directory static
 	@$(MAKE) --no-print-directory video WEIGHTS=$(RUNS)/$(RUN)/static/checkpoints/last.ckpt
-	@$(MAKE) --no-print-directory eval
+	@test $(RUNS)/$(RUN)/video/results/global_results-val.csv -nt $(RUNS)/$(RUN)/video/checkpoints/last.ckpt || \
+		$(MAKE) --no-print-directory eval
 else
 	@$(MAKE) --no-print-directory $(STAGE)
 endif
@@ -195,8 +197,9 @@ test: $(VENV)/installed ## the test suite
 coverage: $(VENV)/installed ## the test suite, and which lines it runs
 	$(BIN)/python -m pytest $(parallel) --cov --cov-report=term
 
+# three, also on two cores: tests of interrupted runs mostly wait
 # a worker that dies ends the run: in place of it pytest-xdist starts another that may wait for ever
-parallel = -n auto --maxprocesses=4 --max-worker-restart=0 --dist=loadgroup --no-loadscope-reorder
+parallel = -n 3 --max-worker-restart=0 --dist=loadgroup --no-loadscope-reorder
 
 lint: $(VENV)/installed ## ruff and mypy
 	$(BIN)/ruff check .

@@ -811,6 +811,8 @@ def test_bad_settings_are_refused() -> None:
         ("decoder_masks", ["next"], "decoder_masks=['next']: choose from previous, first, matched"),
         ("decoder_masks", [], "decoder_masks=[]: choose from previous, first, matched"),
         ("proposals", 0, "proposals=0: must be at least 1"),
+        ("proposal_detections", 1, "proposal_detections=1: must be at least proposals="),
+        ("proposal_samples", 0, "proposal_samples=0: must be at least 1"),
         ("overlap_weight", 1.5, "overlap_weight=1.5: must be from 0 to 1"),
     ):
         with pytest.raises(ValueError, match=re.escape(message)):

@@ -130,6 +130,8 @@ class DMMNet(VOSModule):
         proposal_short_side: shorter side of the detector's input, pixels; null: that of the frame.
         proposal_candidates: boxes that its first stage looks through on each level, and hands on.
         proposal_rois: boxes of a picture that its second stage trains on.
+        proposal_detections: boxes of a frame that get a mask, of which the proposals are chosen; null: twice as many.
+        proposal_samples: readings of a RoIAlign bin along each axis, 2 in torchvision's Mask R-CNN.
         proposals: m, proposals of a frame.
         proposal_overlap: IoU of two proposals' boxes above which the one with the lower score goes: 0.4 in the paper's
             code. Objects that cross each other need more.
@@ -173,6 +175,8 @@ class DMMNet(VOSModule):
         proposal_short_side: int | None = 800,
         proposal_candidates: int = 1000,
         proposal_rois: int = 512,
+        proposal_detections: int | None = None,
+        proposal_samples: int = 2,
         proposals: int = 50,
         proposal_overlap: float = 0.4,
         score_threshold: float = 0.0,
@@ -192,6 +196,11 @@ class DMMNet(VOSModule):
             raise ValueError(f"decoder_masks={list(decoder_masks)}: choose from {', '.join(get_args(DecoderMask))}")
         if proposals < 1:
             raise ValueError(f"proposals={proposals}: must be at least 1")
+        proposal_detections = 2 * proposals if proposal_detections is None else proposal_detections
+        if proposal_detections < proposals:
+            raise ValueError(f"proposal_detections={proposal_detections}: must be at least {proposals=}")
+        if proposal_samples < 1:
+            raise ValueError(f"proposal_samples={proposal_samples}: must be at least 1")
         for name, share in (("overlap_weight", overlap_weight), ("proposal_overlap", proposal_overlap)):
             if not 0 <= share <= 1:
                 raise ValueError(f"{name}={share}: must be from 0 to 1")
@@ -228,7 +237,8 @@ class DMMNet(VOSModule):
             proposal_short_side,
             candidates=proposal_candidates,
             rois=proposal_rois,
-            detections=2 * proposals,
+            detections=proposal_detections,
+            samples=proposal_samples,
             count=proposals,
             overlap=proposal_overlap,
             score_threshold=score_threshold,

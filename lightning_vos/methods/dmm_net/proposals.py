@@ -17,7 +17,7 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
-from torchvision.ops import nms
+from torchvision.ops import MultiScaleRoIAlign, nms
 
 from lightning_vos.blocks.backbone import GroupNorm, Norm, Trunk, build_resnet
 from lightning_vos.functional import in_full, one_hot, tight_boxes
@@ -26,6 +26,7 @@ from lightning_vos.methods.dmm_net.detector_weights import load_detector
 
 FOREGROUND = 0.4  # probability above which a pixel counts for the tight box
 CELLS = 28  # side of a mask
+LEVELS = ["0", "1", "2", "3"]  # of the pyramid, strides 4 to 32: boxes are pooled from these
 
 
 class Proposals(NamedTuple):
@@ -65,6 +66,7 @@ class ProposalNetwork(nn.Module):
         candidates: boxes of each level that the first stage looks through, and boxes that it hands on.
         rois: boxes of a picture that the second stage trains on.
         detections: boxes of a frame that get a mask.
+        samples: readings of a RoIAlign bin along each axis.
         count: m, proposals of a frame: those with the highest scores.
         overlap: IoU of the tight boxes of two proposals above which the one with the lower score goes.
         score_threshold: detections below it are dropped.
@@ -88,6 +90,7 @@ class ProposalNetwork(nn.Module):
         candidates: int = 1000,
         rois: int = 512,
         detections: int = 100,
+        samples: int = 2,
         count: int = 50,
         overlap: float = 0.4,
         score_threshold: float = 0.0,
@@ -105,11 +108,13 @@ class ProposalNetwork(nn.Module):
             rpn_pre_nms_top_n_test=candidates,
             rpn_post_nms_top_n_train=candidates,
             rpn_post_nms_top_n_test=candidates,
+            box_roi_pool=MultiScaleRoIAlign(LEVELS, 7, samples),
             box_head=TwoMLPHead(pyramid_dim * 7**2, box_dim),
             box_predictor=FastRCNNPredictor(box_dim, 2),
             box_batch_size_per_image=rois,
             box_score_thresh=score_threshold,
             box_detections_per_img=detections,
+            mask_roi_pool=MultiScaleRoIAlign(LEVELS, CELLS // 2, samples),
             mask_head=MaskRCNNHeads(pyramid_dim, [pyramid_dim] * mask_layers, 1, norm_layer=inner_norm),
             mask_predictor=MaskRCNNPredictor(pyramid_dim, pyramid_dim, 2),
         )

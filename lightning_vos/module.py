@@ -353,7 +353,9 @@ class VOSModule(LightningModule):
                 if chosen:
                     decay_rate = self.weight_decay if decay else 0.0
                     groups.append({"params": chosen, "lr": self.lr * factor, "weight_decay": decay_rate})
-        optimizer = torch.optim.AdamW(groups, lr=self.lr)
+        # Fused: one pass over the weights instead of a dozen. Lightning clips no gradients of mixed precision with it.
+        optimizer = torch.optim.AdamW(groups, lr=self.lr, fused=self.trainer.precision.endswith("-true"))
+        optimizer.register_load_state_dict_post_hook(_lay_out_as_weights)
         total = max(1, self.trainer.max_steps)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.lr_factor(step / total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
@@ -468,6 +470,14 @@ def to_labels(logits: Tensor, size: tuple[int, int]) -> Tensor:
     if logits.shape[-2:] != torch.Size(size):
         logits = F.interpolate(torch.softmax(logits, dim=1), size=size, mode="bilinear", align_corners=False)
     return logits.argmax(dim=1).to(torch.uint8)
+
+
+def _lay_out_as_weights(optimizer: torch.optim.Optimizer) -> None:
+    """A fused step reads moments in the order of memory: saved in another memory format, they would be scrambled."""
+    for weight, moments in optimizer.state.items():
+        for name, moment in moments.items():
+            if moment.shape == weight.shape:
+                moments[name] = torch.empty_like(weight).copy_(moment)
 
 
 def _check_frame(frame: Tensor) -> None:

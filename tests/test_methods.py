@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import METHODS, SMALL, small, squares
+from lightning import Trainer
 from torch import Tensor
 
 from lightning_vos import VOSModule
@@ -167,6 +168,30 @@ def test_training_step_reaches_every_parameter(method: str) -> None:
     missing = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
     assert missing == []
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+def test_fused_optimiser_steps_as_the_plain_one(method: str) -> None:
+    """Also where the moments it goes on from were saved in the other memory format."""
+    frames, labels = squares(2, 3, 2, size=(64, 64))
+    batch = ClipBatch.collate([Clip(frames[b], labels[b], 2) for b in range(2)])
+    weights, saved = [], {}
+    for fused, channels_last, steps in ((True, False, 1), (True, True, 1), (False, True, 2)):
+        model = small(method, channels_last=channels_last, lr=1e-3).double().train()
+        model.configure_model()
+        model.trainer = Trainer(accelerator="cpu", logger=False, precision="64-true" if fused else "bf16-mixed")
+        optimizer = model.configure_optimizers()["optimizer"]
+        model.trainer = None  # which would not let it log outside of a run
+        assert bool(optimizer.defaults["fused"]) == fused
+        if saved:
+            model.load_state_dict(saved["model"])
+            optimizer.load_state_dict(saved["optimizer"])
+        for _ in range(steps):
+            optimizer.zero_grad()
+            model.training_step(batch, 0).backward()
+            optimizer.step()
+        weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+        saved = {"model": model.state_dict(), "optimizer": optimizer.state_dict()} if len(weights) == 1 else {}
+    torch.testing.assert_close(weights[1], weights[2], rtol=0, atol=1e-9)
 
 
 def test_a_clip_of_one_frame_is_refused_where_it_teaches_nothing(method: str) -> None:

@@ -646,9 +646,9 @@ def test_gate_of_training() -> None:
     assert torch.autograd.grad(x.pow(2).sum(), similarity)[0].any()
 
 
-def test_similarity_mixes_cosine_and_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_similarity_mixes_cosine_overlap_and_score(monkeypatch: pytest.MonkeyPatch) -> None:
     frames, labels = squares(1, 2, 2, size=SIZE)
-    model = small("DMMNet", overlap_weight=0.25)
+    model = small("DMMNet", overlap_weight=0.25, score_weight=0.5)
     seen: list[Tensor] = []
     assign = model.assign
     monkeypatch.setattr(model, "assign", lambda *args: seen.append(args[0]) or assign(*args))
@@ -663,7 +663,8 @@ def test_similarity_mixes_cosine_and_overlap(monkeypatch: pytest.MonkeyPatch) ->
         for j in range(proposals.shape[1]):
             cosine = F.cosine_similarity(templates[0, k], pooled[0, j], dim=0)
             iou = overlap(previous[0, k] > 0.5, proposals[0, j] > 0.5)
-            assert float(seen[1][0, k, j]) == pytest.approx(float(0.75 * cosine + 0.25 * iou), abs=1e-5)
+            expected = 0.75 * cosine + 0.25 * iou + 0.5 * features.scores[0, j]
+            assert float(seen[1][0, k, j]) == pytest.approx(float(expected), abs=1e-5)
 
 
 # ------------------------------------------------------------------------------------------------ merging, perfection
@@ -813,6 +814,7 @@ def test_bad_settings_are_refused() -> None:
         ("proposals", 0, "proposals=0: must be at least 1"),
         ("proposal_detections", 1, "proposal_detections=1: must be at least proposals="),
         ("proposal_samples", 0, "proposal_samples=0: must be at least 1"),
+        ("score_weight", -1, "score_weight=-1: must be at least 0"),
         ("overlap_weight", 1.5, "overlap_weight=1.5: must be from 0 to 1"),
     ):
         with pytest.raises(ValueError, match=re.escape(message)):

@@ -55,6 +55,7 @@ class Features(NamedTuple):
     boxes: Tensor
     masks: Tensor
     tight: Tensor
+    scores: Tensor
     valid: Tensor
 
 
@@ -66,6 +67,7 @@ class Query(NamedTuple):
         maps: strides 4 to 32, to pool templates from.
         pooled: ``(B, m, D)`` features of the proposals.
         proposals: ``(B, m, H, W)`` their masks, probabilities.
+        scores: ``(B, m)`` of the detector, in [0, 1].
         valid: ``(B, m)`` bool.
     """
 
@@ -73,6 +75,7 @@ class Query(NamedTuple):
     maps: tuple[Tensor, ...]
     pooled: Tensor
     proposals: Tensor
+    scores: Tensor
     valid: Tensor
 
 
@@ -93,13 +96,15 @@ class DMMNet(VOSModule):
         matching_dim: channels that each of the four levels contributes to the feature of a proposal.
         overlap_weight: lambda, share of the IoU with the previous mask in the similarity; the rest is the cosine of the
             features.
+        score_weight: what the detector's score of a proposal counts beside the similarity; nothing in the paper. Of two
+            proposals of one object, the better one mostly has the higher score, and both are alike to the template.
         matcher: how templates are matched at test time: ``paper`` (40 steps of unrolled descent, last iterate),
             ``exact`` (until the optimum is clear), ``hungarian`` (the optimum, by scipy, on the host), or ``official``
             (what the released weights were trained with: the mean over unprojected iterates, whose value scales the
             mask; also in training).
         pooling: ``box``: the feature of a proposal is the mean over its box (the paper's); ``mask``: under its mask.
-        absent_similarity: tau: a template whose similarities are all below may stay unmatched. Null: every template
-            gets a proposal, as in the paper.
+        absent_similarity: tau: a template whose similarities, scores included, are all below may stay unmatched. Null:
+            every template gets a proposal, as in the paper.
         refinement: decode the matched masks; else they are the result.
         residual: let the decoder correct the matched mask, whose log-odds are added to its own, instead of drawing it
             anew as in the paper: from scratch, it learns to draw much later than it learns to match.
@@ -151,6 +156,7 @@ class DMMNet(VOSModule):
         dim: int = 128,
         matching_dim: int = 128,
         overlap_weight: float = 0.3,
+        score_weight: float = 0.0,
         matcher: Matcher = "paper",
         pooling: Pooling = "box",
         absent_similarity: float | None = None,
@@ -204,12 +210,15 @@ class DMMNet(VOSModule):
         for name, share in (("overlap_weight", overlap_weight), ("proposal_overlap", proposal_overlap)):
             if not 0 <= share <= 1:
                 raise ValueError(f"{name}={share}: must be from 0 to 1")
+        if score_weight < 0:
+            raise ValueError(f"score_weight={score_weight}: must be at least 0")
         if trunk_from_detector and trunk != proposal_trunk:
             raise ValueError(
                 f"trunk_from_detector: {trunk=} is not {proposal_trunk=}; make them equal or switch it off"
             )
         self.trains = trains
         self.overlap_weight = overlap_weight
+        self.score_weight = score_weight
         self.matcher = matcher
         self.pooling = pooling
         self.absent_similarity = absent_similarity
@@ -307,7 +316,7 @@ class DMMNet(VOSModule):
         skips, maps = self.encoder(image)
         with torch.no_grad():
             found = self.detector(image)
-        return Features._make([*skips, *maps, found.boxes, found.masks, found.tight, found.valid])
+        return Features._make([*skips, *maps, found.boxes, found.masks, found.tight, found.scores, found.valid])
 
     def query(self, features: Features) -> Query:
         """Paste the proposals of the frame and pool their features."""
@@ -315,7 +324,7 @@ class DMMNet(VOSModule):
         pasted = paste(features.masks, features.boxes, (4 * height, 4 * width))
         maps = features[7:3:-1]
         pooled = pool_masks(maps, pasted) if self.pooling == "mask" else pool(maps, features.tight)
-        return Query(features[:4], maps, pooled, pasted, features.valid)
+        return Query(features[:4], maps, pooled, pasted, features.scores, features.valid)
 
     def segment(self, query: Query) -> Tensor:
         """Match and refine: ``(B, K, H, W)`` logits."""
@@ -357,6 +366,7 @@ class DMMNet(VOSModule):
             cosine = F.normalize(in_full(templates.features), dim=2) @ features.transpose(1, 2)
             overlap = intersection_over_union(previous > 0.5, query.proposals > 0.5).to(cosine.dtype)
             similarity = torch.lerp(cosine, overlap, self.overlap_weight)
+            similarity = similarity + self.score_weight * query.scores.unsqueeze(1).to(cosine.dtype)
             weights = self.assign(similarity, rows, query.valid)
             flat, size = query.proposals.flatten(2), query.proposals.shape[2:]
             matched = (weights @ flat).unflatten(2, size)

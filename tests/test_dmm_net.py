@@ -629,6 +629,14 @@ def test_only_what_is_dissimilar_stays_unmatched() -> None:
     assert x[0].tolist() == [[1, 0, 0], [0, 0, 0]]
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_a_clip_is_matched_alone_as_in_a_batch_where_templates_may_stay_unmatched(training: bool) -> None:
+    similarity, rows, valid = problem()
+    model = small("DMMNet", absent_similarity=0.5).train(training)
+    alone = model.assign(similarity[1:, rows[1]][:, :, valid[1]], rows[1:, rows[1]], valid[1:, valid[1]])
+    close(model.assign(similarity, rows, valid)[1][rows[1]][:, valid[1]], alone[0])
+
+
 def test_an_unmatched_template_has_an_empty_mask() -> None:
     frames, labels = squares(1, 3, 2, size=SIZE)
     model = small("DMMNet", absent_similarity=2.0, refinement=False)

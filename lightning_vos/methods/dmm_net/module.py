@@ -406,7 +406,7 @@ class DMMNet(VOSModule):
             return torch.zeros_like(similarity).scatter(2, best.indices, found.to(similarity.dtype))
         count, cost = similarity.shape[2], -similarity
         if self.absent_similarity is not None:
-            # As many ways to be absent as templates, so that they do not compete for one; of the clip, not of the batch.
+            # As many ways to be absent as templates, so that none compete; of the clip, not of the batch.
             cost = F.pad(cost, (0, cost.shape[1]), value=-self.absent_similarity)
             valid = torch.cat([valid, rows], dim=1)
         cost, columns = add_dummies(cost, rows, valid)

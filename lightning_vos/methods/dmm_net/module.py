@@ -42,7 +42,7 @@ TRAINING_STEPS = 10  # N_grad; 40 at test time
 
 
 class Features(NamedTuple):
-    """Of a frame: skips and matching maps at strides 32, 16, 8 and 4, and the proposals."""
+    """Of a frame: skips and matching maps at strides 32, 16, 8 and 4, and the fields of its ``Proposals``."""
 
     skip32: Tensor
     skip16: Tensor
@@ -316,7 +316,7 @@ class DMMNet(VOSModule):
         skips, maps = self.encoder(image)
         with torch.no_grad():
             found = self.detector(image)
-        return Features._make([*skips, *maps, found.boxes, found.masks, found.tight, found.scores, found.valid])
+        return Features._make([*skips, *maps, *found])
 
     def query(self, features: Features) -> Query:
         """Paste the proposals of the frame and pool their features."""
@@ -366,7 +366,7 @@ class DMMNet(VOSModule):
             cosine = F.normalize(in_full(templates.features), dim=2) @ features.transpose(1, 2)
             overlap = intersection_over_union(previous > 0.5, query.proposals > 0.5).to(cosine.dtype)
             similarity = torch.lerp(cosine, overlap, self.overlap_weight)
-            similarity = similarity + self.score_weight * query.scores.unsqueeze(1).to(cosine.dtype)
+            similarity = similarity + self.score_weight * query.scores.unsqueeze(1)
             weights = self.assign(similarity, rows, query.valid)
             flat, size = query.proposals.flatten(2), query.proposals.shape[2:]
             matched = (weights @ flat).unflatten(2, size)

@@ -17,13 +17,13 @@ import yaml
 from lightning import LightningDataModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
-from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from lightning_vos.checkpoint import check_continues, check_method, read_checkpoint
 from lightning_vos.config_errors import explain, option_values
 from lightning_vos.module import VOSModule
+from lightning_vos.processes import check_tasks
 
 
 class VOSCLI(LightningCLI):
@@ -149,28 +149,6 @@ class VOSCLI(LightningCLI):
 
 class UnfinishedVideos(Exception):
     """Some of several videos could not be segmented; the others were."""
-
-
-def check_tasks(devices: int, nodes: int) -> None:
-    """Refuse a number of Slurm tasks that does not fit: each would train alone, or all would wait for one.
-
-    Args:
-        devices: of a node, as the trainer counts them.
-        nodes: likewise.
-
-    Raises:
-        ValueError: with both numbers.
-    """
-    if not SLURMEnvironment.detect():
-        return
-    tasks = int(os.environ["SLURM_NTASKS"])
-    if tasks > 1 and "SLURM_STEP_ID" not in os.environ:
-        raise ValueError(f"SLURM_NTASKS={tasks}, but this is one process: start it with srun, as make slurm does")
-    if tasks != devices * nodes:
-        raise ValueError(
-            f"SLURM_NTASKS={tasks} for trainer.devices={devices} on trainer.num_nodes={nodes}: one task a device is "
-            f"needed; ask Slurm for --nodes={nodes} --ntasks-per-node={devices}"
-        )
 
 
 def with_settings_of(args: Sequence[str]) -> list[str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from lightning import Callback, LightningModule, Trainer
+from omegaconf import OmegaConf
 from tiny_runs import METHODS, ROOT, commands, small_model, started, tiny, training, write_tiny_demo
 from torch import Tensor
 
@@ -97,6 +98,24 @@ def test_scores_are_the_same_on_any_number_of_devices(method: str, demo: Path, t
         found.append([(out / "scores.txt").read_text(), *(file.read_text() for file in files)])
         assert len(found[-1]) == 3
     assert found[1:] == [found[0]] * 3
+
+
+# ---------------------------------------------------------------- how many processes
+
+
+@pytest.mark.parametrize(
+    ("cores", "gpu", "slurm", "expected"),
+    [(8, False, False, 2), (1, False, False, 1), (8, True, False, 1), (8, False, True, 1)],
+)
+def test_processes_share_the_cores(
+    cores: int, gpu: bool, slurm: bool, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(cores)))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
+    monkeypatch.delenv("SLURM_NTASKS", raising=False)
+    if slurm:
+        monkeypatch.setenv("SLURM_NTASKS", "1")
+    assert OmegaConf.create({"devices": "${processes:2}"}).devices == expected
 
 
 # ---------------------------------------------------------------- a rank that fails

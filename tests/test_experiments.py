@@ -99,17 +99,19 @@ def test_layers_compose(method: str, stage: str, recipe: str, data: str, capsys:
         expected.update(leaves(yaml.safe_load(Path(file).read_text())))
     expected["data", "init_args", "seed"] = 77
     expected["trainer", "default_root_dir"] = f"runs/{method}-{data}{_suffix(recipe, data)}/{stage}"
+    expected = {key: value for key, value in expected.items() if "${" not in str(value)}
     assert {key: config[key] for key in expected} == expected
+    assert config["data", "init_args", "batch_size"] % config["trainer", "devices"] == 0
 
 
 def leaves(tree: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Values with their keys; of a list of settings the length, of a reference to another value nothing."""
+    """Values with their keys; of a list of settings the length."""
     for key, value in tree.items():
         if isinstance(value, dict):
             yield from leaves(value, (*path, key))
         elif isinstance(value, list) and value and isinstance(value[0], dict):
             yield (*path, key), len(value)
-        elif "${" not in str(value):
+        else:
             yield (*path, key), value
 
 

@@ -76,6 +76,7 @@ def tiny(data: Path, out: Path, steps: int = 1) -> list[str]:
         "--data.num_workers=0",
         f"--trainer.default_root_dir={out}",
         "--trainer.accelerator=cpu",
+        "--trainer.devices=1",
         "--trainer.precision=32-true",
         "--trainer.logger=false",
         f"--trainer.max_steps={steps}",

@@ -10,10 +10,10 @@ from omegaconf import OmegaConf
 
 
 def processes(wanted: int) -> int:
-    """Processes that share a batch on the cores of a machine without a GPU; 1 on a GPU, and on Slurm, which starts its own.
+    """Processes that share a batch on the cores of a machine without a GPU; 1 on a GPU, and on Slurm.
 
-    Threads work together inside an operation; networks of many small ones, or that take picture by picture, keep a
-    second core busier as a process of its own. The batch, and what is learned of it, stay the same.
+    Threads work together inside an operation; a network that takes picture by picture keeps a second core busier as a
+    process of its own. The batch, and what is learned of it, stay the same.
 
     Args:
         wanted: at most; there are no more than cores.

@@ -58,7 +58,7 @@ def options(demo: Path, runs: Path) -> str:
     callbacks += [{"class_path": "interruption.Interruption"}, {"class_path": "pause.Pause"}]
     (runs / "callbacks.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": callbacks}}))
     words = [*small_model(METHOD), *tiny(demo, runs, STEPS), *training(), f"--config={runs}/callbacks.yaml"]
-    unwanted = ("--trainer.default_root_dir", "--trainer.logger", "--trainer.precision")
+    unwanted = ("--trainer.devices", "--trainer.default_root_dir", "--trainer.logger", "--trainer.precision")
     return " ".join(word for word in words if not word.startswith(unwanted))
 
 

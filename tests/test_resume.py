@@ -156,12 +156,13 @@ def test_a_finished_run_is_left_alone(method: str, demo: Path, weights: Path) ->
 # ---------------------------------------------------------------- several processes
 
 
-def test_two_processes_score_as_one(demo: Path, tmp_path: Path) -> None:
-    """With Lightning's own launcher, to the end of a run; test_ddp.py has all methods, in forks."""
+@pytest.mark.parametrize("method", ["remn", "dmm_net"])
+def test_two_processes_score_as_one(method: str, demo: Path, tmp_path: Path) -> None:
+    """With Lightning's own launcher, as the small DMM-Net trains; test_ddp.py has all methods, in forks."""
     two = ["--trainer.devices=2", "--trainer.logger=false"]
-    (command,) = commands("video", "METHOD=remn", "DATA=demo")
+    (command,) = commands("video", f"METHOD={method}", "DATA=demo")
     out = tmp_path / "two"
-    options = [*small_model("remn"), "--model.lr=1e-5"]
+    options = [*small_model(method), "--model.lr=1e-5"]
     trained = in_a_process([*command, *options, *tiny(demo, out, 2), *training(), *two])
     assert trained.returncode == 0, trained.stderr
     assert len([line for line in trained.stdout.splitlines() if line.startswith("J&F ")]) == 1
@@ -169,7 +170,7 @@ def test_two_processes_score_as_one(demo: Path, tmp_path: Path) -> None:
     assert {path.name for path in out.iterdir()} == {"checkpoints", "config.yaml", "pictures", "results"}
     assert len(list((out / "pictures").iterdir())) == 3  # each rank draws its own videos
 
-    (command,) = commands("eval", "METHOD=remn", "DATA=demo", f"CKPT={out}/checkpoints/last.ckpt")
+    (command,) = commands("eval", f"METHOD={method}", "DATA=demo", f"CKPT={out}/checkpoints/last.ckpt")
     started([*command, *tiny(demo, tmp_path / "one")])
     assert results(tmp_path / "one") == results(out)
     assert float(results(out)[0].splitlines()[1].split(",")[0]) > 0.01  # something was found at all

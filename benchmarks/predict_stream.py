@@ -24,7 +24,8 @@ from callbacks import MaskWriter, OverlayVideo, device_name
 from datamodules import PredictDataModule, SequenceSet
 from datamodules.sequences import EvaluationSet
 from lightning_vos import load
-from lightning_vos.types import FrameCallback, Video
+from lightning_vos.frame_callback import FrameCallback
+from lightning_vos.video import Video
 
 
 class ResidentMemory(FrameCallback):

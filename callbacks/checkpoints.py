@@ -13,7 +13,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from lightning_vos.types import FrameCallback, Video
+from lightning_vos.frame_callback import FrameCallback
+from lightning_vos.video import Video
 
 STOPPED = 75  # exit status of a run that was asked to stop: EX_TEMPFAIL, try again
 

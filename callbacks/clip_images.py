@@ -9,8 +9,11 @@ from lightning import LightningModule, Trainer
 from PIL import Image
 from torch import Tensor
 
-from callbacks.palette import PALETTE, edges, shrunk, unfinished
-from lightning_vos.types import VOID, FrameCallback, Video
+from callbacks.palette import PALETTE, edges, shrunk
+from lightning_vos.atomic import unfinished
+from lightning_vos.frame_callback import FrameCallback
+from lightning_vos.types import VOID
+from lightning_vos.video import Video
 
 _TINT, _OUTLINE = 140, 230  # opacity of an object and of the line around it, of 255
 

@@ -15,9 +15,12 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from callbacks.palette import labels_to_save, save_palette_png, unfinished
+from callbacks.palette import labels_to_save, save_palette_png
+from lightning_vos.atomic import unfinished
+from lightning_vos.frame_callback import FrameCallback
 from lightning_vos.metrics import JAndF, ObjectScores, boundary_accuracy, region_similarity
-from lightning_vos.types import VOID, FrameCallback, Video
+from lightning_vos.types import VOID
+from lightning_vos.video import Video
 
 _WORST = 10
 _MANY_VIDEOS = 40

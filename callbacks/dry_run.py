@@ -18,8 +18,10 @@ from rich.table import Table
 from torch import Tensor
 
 from callbacks.fps import clock
-from callbacks.palette import unfinished
-from lightning_vos.types import ClipBatch, FrameCallback, Video
+from lightning_vos.atomic import unfinished
+from lightning_vos.frame_callback import FrameCallback
+from lightning_vos.types import ClipBatch
+from lightning_vos.video import Video
 
 WARMUP = 2  # steps that are not timed: kernels are chosen, loaders start
 

@@ -9,8 +9,9 @@ from lightning import LightningModule, Trainer
 from torch import Tensor
 
 from callbacks.fps import device_name
-from callbacks.palette import unfinished
-from lightning_vos.types import FrameCallback, Video
+from lightning_vos.atomic import unfinished
+from lightning_vos.frame_callback import FrameCallback
+from lightning_vos.video import Video
 
 
 class EvaluationRecord(FrameCallback):

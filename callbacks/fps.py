@@ -14,7 +14,8 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from lightning_vos.types import FrameCallback, Video
+from lightning_vos.frame_callback import FrameCallback
+from lightning_vos.video import Video
 
 _SHORTEST, _RATIO, _BINS = 1e-5, 1.02, 1024  # seconds; 1.02 ** 1023 reaches from 10 microseconds to 1.7 hours
 

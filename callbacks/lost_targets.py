@@ -6,14 +6,15 @@ from lightning import LightningModule, Trainer
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from lightning_vos.types import FrameCallback, TargetTracker, Video
+from lightning_vos.frame_callback import FrameCallback, TargetTracker
+from lightning_vos.video import Video
 
 
 class LostTargets(FrameCallback):
     """Logs ``val/lost_targets``: share of the objects that were not found, over all frames after their first.
 
     An object that is hidden or has left counts as well: nothing was there to be found. Methods that do not follow
-    targets (:class:`~lightning_vos.types.TargetTracker`) log nothing.
+    targets (:class:`~lightning_vos.frame_callback.TargetTracker`) log nothing.
     """
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

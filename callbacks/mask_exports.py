@@ -10,8 +10,10 @@ from lightning import LightningModule, Trainer
 from PIL import Image
 from pycocotools import mask as run_length
 
-from callbacks.palette import save_image, unfinished
-from lightning_vos.types import Footage, FrameCallback
+from callbacks.palette import save_image
+from lightning_vos.atomic import unfinished
+from lightning_vos.frame_callback import FrameCallback
+from lightning_vos.video import Footage
 
 
 class MaskExports(FrameCallback):

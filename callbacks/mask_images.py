@@ -8,7 +8,8 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from callbacks.palette import overlay, save_image, shrunk
-from lightning_vos.types import FrameCallback, Video
+from lightning_vos.frame_callback import FrameCallback
+from lightning_vos.video import Video
 
 _TILE_WIDTH = 320
 _GAP = 4

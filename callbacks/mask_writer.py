@@ -16,8 +16,9 @@ from torch import Tensor
 
 from callbacks.palette import labels_to_save, palette_image
 from callbacks.prediction_record import PredictionRecord
+from lightning_vos.frame_callback import FrameCallback
 from lightning_vos.module import VOSModule
-from lightning_vos.types import Footage, FrameCallback, Video
+from lightning_vos.video import Footage, Video
 
 
 class MaskWriter(FrameCallback):

@@ -5,8 +5,9 @@ from __future__ import annotations
 from lightning import LightningModule, Trainer
 from torch import Tensor
 
+from lightning_vos.frame_callback import FrameCallback
 from lightning_vos.memory import FrameBank
-from lightning_vos.types import FrameCallback, Video
+from lightning_vos.video import Video
 
 
 class MemoryStatistics(FrameCallback):

@@ -16,8 +16,10 @@ from rich.progress import track
 from torch import Tensor
 from torch.nn import functional
 
-from callbacks.palette import overlay, unfinished
-from lightning_vos.types import Footage, FrameCallback
+from callbacks.palette import overlay
+from lightning_vos.atomic import unfinished
+from lightning_vos.frame_callback import FrameCallback
+from lightning_vos.video import Footage
 
 _TICKS = 90_000  # a second, as usual for video: fine enough for any rate, also a variable one
 

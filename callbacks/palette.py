@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -12,23 +9,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from lightning_vos.types import PALETTE, Video
-
-
-@contextmanager
-def unfinished(path: str | Path) -> Iterator[Path]:
-    """A name beside ``path`` to write to: whoever reads ``path`` sees the old file or the whole new one.
-
-    Makes the folder. When writing fails, nothing is left.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield beside
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+from lightning_vos.atomic import unfinished
+from lightning_vos.palette import PALETTE
+from lightning_vos.video import Video
 
 
 def save_image(path: str | Path, image: Image.Image) -> None:

@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from lightning_vos.types import Footage, FrameCallback, Video
+from lightning_vos.frame_callback import FrameCallback
+from lightning_vos.video import Footage, Video
 
 
 class PredictionProgress(FrameCallback):

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from callbacks.palette import unfinished
+from lightning_vos.atomic import unfinished
 
 
 class PredictionRecord:

@@ -7,8 +7,9 @@ from lightning import LightningModule, Trainer
 from torch import Tensor
 from torchmetrics import MeanMetric
 
+from lightning_vos.frame_callback import FrameCallback, MaskMatcher
 from lightning_vos.functional import intersection_over_union, one_hot, pad_to_stride, resize_labels
-from lightning_vos.types import FrameCallback, MaskMatcher, Video
+from lightning_vos.video import Video
 
 THRESHOLDS = (0.5, 0.7)
 

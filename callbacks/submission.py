@@ -16,8 +16,10 @@ from rich.console import Console
 from torch import Tensor
 
 from callbacks.davis_evaluation import evaluation_set
-from callbacks.palette import PALETTE, labels_to_save, save_palette_png, unfinished
-from lightning_vos.types import FrameCallback, Video
+from callbacks.palette import PALETTE, labels_to_save, save_palette_png
+from lightning_vos.atomic import unfinished
+from lightning_vos.frame_callback import FrameCallback
+from lightning_vos.video import Video
 
 _NAMED = 5  # faults that an error names
 
@@ -106,7 +108,7 @@ def faults(path: Path, dataset: Any, folder: str = "", every: int = 1) -> Iterat
 
     Args:
         path: the zip.
-        dataset: videos that it must hold: ``dataset[i]`` is a :class:`~lightning_vos.types.Video`.
+        dataset: videos that it must hold: ``dataset[i]`` is a :class:`~lightning_vos.video.Video`.
         folder: folder inside the zip.
         every: see :class:`Submission`.
 

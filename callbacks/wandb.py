@@ -15,7 +15,7 @@ import wandb
 from lightning.fabric.utilities.rank_zero import rank_zero_info, rank_zero_only
 from lightning.pytorch.loggers import WandbLogger
 
-from callbacks.palette import unfinished
+from lightning_vos.atomic import unfinished
 
 
 class AutoWandbLogger(WandbLogger):

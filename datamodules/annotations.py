@@ -11,7 +11,8 @@ import numpy as np
 from pycocotools import mask as run_length
 
 from datamodules.images import opened
-from lightning_vos.types import PALETTE, VOID
+from lightning_vos.palette import PALETTE
+from lightning_vos.types import VOID
 
 PICTURES = (".png", ".bmp")
 SUFFIXES = (*PICTURES, ".json")

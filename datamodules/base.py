@@ -16,7 +16,8 @@ from datamodules.images import ImageSet, Still
 from datamodules.layouts import SequenceSet, VideoFiles
 from datamodules.samplers import ClipSampler, VideoSampler
 from datamodules.sequences import EvaluationSet
-from lightning_vos.types import Clip, ClipBatch, Footage, Video
+from lightning_vos.types import Clip, ClipBatch
+from lightning_vos.video import Footage, Video
 
 Files = TypeVar("Files", Still, VideoFiles)
 

@@ -19,7 +19,7 @@ from datamodules.annotations import SUFFIXES
 from datamodules.images import IMAGE_SUFFIXES
 from datamodules.movies import MOVIE_SUFFIXES, Movie, natural, open_movie
 from datamodules.prompts import frame_number, read_prompts
-from lightning_vos.types import Footage, Video
+from lightning_vos.video import Footage, Video
 
 Direction = Literal["forward", "backward", "both"]
 

@@ -15,7 +15,8 @@ from datamodules.images import image_size, read_image, resize_labels
 from datamodules.layouts import SequenceSet, VideoFiles
 from datamodules.samplers import ClipKey
 from datamodules.transforms import VISIBLE, ClipTransform, to_clip
-from lightning_vos.types import VOID, Clip, Video
+from lightning_vos.types import VOID, Clip
+from lightning_vos.video import Video
 
 __all__ = ["EvaluationSet", "SequenceSet", "TrainingSequences", "draw_times"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,8 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
+
+from lightning_vos.atomic import unfinished
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -24,13 +25,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         """Write ``checkpoint``, so that the machine may be switched off at any time."""
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f".{path.name}.unfinished")  # of a write that was killed, the next one goes over it
-        with unfinished.open("wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
+        for left in path.parent.glob(f".{path.name}.*"):  # of a write that was killed
+            left.unlink(missing_ok=True)
+        with unfinished(path, durable=True) as beside:
+            torch.save(checkpoint, beside)
 
 
 def load_weights(module: nn.Module, path: str) -> dict[str, Any]:

@@ -15,11 +15,13 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from lightning_vos.checkpoint import check_method, load_weights
+from lightning_vos.frame_callback import FrameCallback
 from lightning_vos.functional import aggregate, in_full, one_hot, pad_to_stride, resize_labels, unpad
 from lightning_vos.losses import bootstrap_fraction, segmentation_loss
 from lightning_vos.memory import SequenceState
 from lightning_vos.tracks import Tracks
-from lightning_vos.types import ClipBatch, Footage, FrameCallback, Video
+from lightning_vos.types import ClipBatch
+from lightning_vos.video import Footage, Video
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

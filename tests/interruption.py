@@ -12,7 +12,9 @@ import torch
 from lightning import LightningModule, Trainer
 from torch import Tensor
 
-from lightning_vos.types import ClipBatch, FrameCallback, Video
+from lightning_vos.frame_callback import FrameCallback
+from lightning_vos.types import ClipBatch
+from lightning_vos.video import Video
 
 
 class Interruption(FrameCallback):

@@ -14,7 +14,8 @@ from lightning import LightningModule, Trainer
 from movie_files import predict
 
 from callbacks import OverlayVideo
-from lightning_vos.types import FrameCallback, Video
+from lightning_vos.frame_callback import FrameCallback
+from lightning_vos.video import Video
 
 # Processes begin as copies of one that has imported everything and has no threads.
 PROCESSES = multiprocessing.get_context("forkserver")

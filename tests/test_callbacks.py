@@ -27,7 +27,8 @@ from callbacks import (
     overlay,
     save_palette_png,
 )
-from lightning_vos.types import FrameCallback, Video
+from lightning_vos.frame_callback import FrameCallback
+from lightning_vos.video import Video
 from tests import reference
 
 SIZE = (24, 40)

@@ -21,7 +21,8 @@ from datamodules import ImageSet, SequenceSet, StaticDataModule, VideoDataModule
 from datamodules.images import image_size, read_image, read_labels, resize_labels
 from datamodules.samplers import ClipKey
 from datamodules.sequences import EvaluationSet, draw_times
-from lightning_vos.types import VOID, ClipBatch, Video
+from lightning_vos.types import VOID, ClipBatch
+from lightning_vos.video import Video
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

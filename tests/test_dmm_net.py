@@ -21,6 +21,7 @@ from torchvision.ops import roi_align
 
 from callbacks import PerfectMatcher
 from lightning_vos import REMN, DMMNet, official
+from lightning_vos.frame_callback import MaskMatcher
 from lightning_vos.functional import intersection_over_union, one_hot, tight_boxes
 from lightning_vos.methods.dmm_net.boxes import paste, pool, pool_masks
 from lightning_vos.methods.dmm_net.detector_weights import OF_CLASSES
@@ -28,7 +29,7 @@ from lightning_vos.methods.dmm_net.losses import match_loss, soft_iou_loss
 from lightning_vos.methods.dmm_net.matching import relaxed_assignment
 from lightning_vos.methods.dmm_net.network import ConvLSTMCell, Decoder, Encoder
 from lightning_vos.methods.dmm_net.proposals import ProposalNetwork, Proposals, keep_best
-from lightning_vos.types import Clip, ClipBatch, MaskMatcher
+from lightning_vos.types import Clip, ClipBatch
 from tests import reference_matching as reference
 
 SIZE = (64, 96)

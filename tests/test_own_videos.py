@@ -20,7 +20,8 @@ from datamodules.movie_file import BLOCK
 from datamodules.movies import open_movie
 from datamodules.own_videos import passes
 from datamodules.prompts import frame_number, read_prompts
-from lightning_vos.types import PALETTE, Footage
+from lightning_vos.palette import PALETTE
+from lightning_vos.video import Footage
 
 NAMES = [f"{t:05d}" for t in range(6)]
 

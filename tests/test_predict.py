@@ -25,8 +25,9 @@ from callbacks import MaskExports, OverlayVideo, PredictionProgress
 from datamodules.prompts import read_prompts
 from lightning_vos import VOSModule
 from lightning_vos.__main__ import run
+from lightning_vos.frame_callback import FrameCallback
 from lightning_vos.functional import one_hot
-from lightning_vos.types import FrameCallback, Video
+from lightning_vos.video import Video
 
 FRAMES = 11
 FAST = "HMMN"

@@ -18,7 +18,8 @@ from PIL import ExifTags, Image
 
 from callbacks import OverlayVideo
 from lightning_vos import VOSModule
-from lightning_vos.types import FrameCallback, Video
+from lightning_vos.frame_callback import FrameCallback
+from lightning_vos.video import Video
 
 COUNT = 3
 

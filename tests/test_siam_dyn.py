@@ -14,6 +14,7 @@ from torchvision.models import resnet50
 
 from lightning_vos import SiamDyn
 from lightning_vos.blocks.backbone import Backbone
+from lightning_vos.frame_callback import TargetTracker
 from lightning_vos.functional import merge_by_maximum, one_hot
 from lightning_vos.methods.siam_dyn.crop import (
     Target,
@@ -44,7 +45,7 @@ from lightning_vos.methods.siam_dyn.targets import (
     distances_to_box,
 )
 from lightning_vos.methods.siam_dyn.tracking import Choice, change_penalty, choose, follow, hann, largest_components
-from lightning_vos.types import Clip, ClipBatch, TargetTracker
+from lightning_vos.types import Clip, ClipBatch
 
 UNIT = 128
 

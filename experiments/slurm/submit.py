@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
+
+from lightning_vos.atomic import unfinished
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -79,10 +80,8 @@ def main() -> None:
     try:
         text = batch_file(args)
         path = ROOT / args.folder / "job.sbatch"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(".job.sbatch")
-        unfinished.write_text(text, encoding="utf-8")
-        os.replace(unfinished, path)
+        with unfinished(path) as beside:
+            beside.write_text(text, encoding="utf-8")
         done = subprocess.run(
             ["sbatch", "--parsable", str(path)], cwd=ROOT, capture_output=True, text=True, check=False
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
@@ -12,6 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from lightning_vos.__main__ import run
+from lightning_vos.atomic import unfinished
 from lightning_vos.checkpoint import read_checkpoint
 from lightning_vos.compare.page import page
 from lightning_vos.compare.records import Record, read_record, run_names
@@ -53,9 +53,8 @@ def compare(checkpoints: dict[str, Path], out: Path, options: Sequence[str]) -> 
             raise ValueError(f"{path}: its evaluation ended with status {status}; what is wrong stands above")
         records.append(read_record(folder, name, path, steps[name]))
     for file, text in zip(FILES, (markdown_table(records), csv_table(records), page(records)), strict=True):
-        unfinished = out / f".{file}.{os.getpid()}"
-        unfinished.write_text(text, encoding="utf-8")
-        os.replace(unfinished, out / file)
+        with unfinished(out / file) as beside:
+            beside.write_text(text, encoding="utf-8")
     return records
 
 

@@ -130,7 +130,7 @@ class VOSDataModule(LightningDataModule):
         """
         if not self.root.is_dir():
             raise FileNotFoundError(
-                f"data.root={self.root}: no such folder; set DATA_ROOT or --data.root to where the data sets are"
+                f"data.root={self.root}: no such folder; set --data.root to where the data sets are"
             )
         if stage == "fit" and self.train_set is None:
             self.train_set = self.training_set()

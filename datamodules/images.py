@@ -284,8 +284,8 @@ class ImageSet:
 def _directory(path: Path) -> Path:
     if not path.is_dir():
         raise FileNotFoundError(
-            f"{path}: no such folder; set DATA_ROOT or --data.root, correct the set's root, or train "
-            "on videos alone (STAGE=video)"
+            f"{path}: no such folder; set --data.root, correct the set's root, or train on videos alone "
+            "(VideoDataModule)"
         )
     return path
 

@@ -91,7 +91,7 @@ def complain(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
             r"--model.class_path=lightning_vos.NONE: there is no NONE in lightning_vos; choose from .*REMN.*",
         ),
         ("--data.crop=large", "--data.crop=large: expected int"),
-        ("--data.val.years=2017", "--data.val.years=2017: datamodules.SequenceSet has no such option; .* year?"),
+        ("--data.val.years=2017", "--data.val.years=2017: datamodules.DavisSet has no such option; .* year?"),
         ("--data.val.year=2018", "--data.val.year=2018: expected one of '2016', '2017'"),
         ("--data.crop=0", "data.crop=0 must be at least 1"),
         ("--trainer.max_step=3", "--trainer.max_step=3: no such option; did you mean --trainer.max_steps?"),
@@ -102,7 +102,7 @@ def complain(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
         ("--config=nowhere.yaml", "--config=nowhere.yaml: .*not exist.*"),
         ("--model.weights=nowhere.ckpt", "--model.weights=nowhere.ckpt: no such file; give a checkpoint .*"),
         ("--ckpt_path=nowhere.ckpt", "--ckpt_path=nowhere.ckpt: no such file; .* last to continue .*"),
-        ("--data.root=nowhere", "data.root=nowhere: no such folder; set DATA_ROOT or --data.root .*"),
+        ("--data.root=nowhere", "data.root=nowhere: no such folder; set --data.root .*"),
         (
             "--data.val.split=dev",
             r".*ImageSets/2017/dev.txt: no such list; lists for year 2017: train, val; correct .*",
@@ -122,7 +122,8 @@ def test_options(option: str, line: str, complain: Complain, demo: Path) -> None
         ("trainer:\n  max_step: 3\n", "FILE: trainer.max_step: no such option; did you mean trainer.max_steps?"),
         ("data:\n  init_args:\n    crop: large\n", "FILE: data.crop: got large, expected int"),
         (
-            "data:\n  init_args:\n    videos:\n      - {root: demo, year: 2017}\n",
+            "data:\n  init_args:\n    videos:\n      - class_path: datamodules.DavisSet\n"
+            "        init_args: {root: demo, year: 2017}\n",
             "FILE: data.videos.year: got 2017, expected one of '2016', '2017'; write it in quotes, '2017'",
         ),
         (

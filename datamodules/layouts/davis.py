@@ -29,7 +29,7 @@ BASES = (
 class DavisSet(SequenceSet):
     """Sequences in the layout of DAVIS.
 
-    ``JPEGImages/<resolution>/<sequence>/<frame>.jpg``, ``Annotations/<resolution>/<sequence>/<frame>.png``, the names of
+    ``JPEGImages/<resolution>/<sequence>/<frame>.jpg``, ``Annotations/<resolution>/<sequence>/<frame>.png``, names of
     the sequences in ``ImageSets/<year>/<split>.txt``. Found in ``root`` itself, in ``DAVIS``, ``DAVIS/<year>``,
     ``DAVIS/<year>/trainval``, ``DAVIS/<year>/test-dev`` or ``datasets/DAVIS`` below it. All objects start on the first
     frame; the other frames are all annotated, or none is (test-dev).

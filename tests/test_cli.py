@@ -149,6 +149,21 @@ def test_files(text: str, line: str, complain: Complain, demo: Path, tmp_path: P
     assert re.fullmatch(_pattern(line).replace("FILE", re.escape(str(file))), complain(args))
 
 
+def test_a_set_without_a_class(complain: Complain, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("data:\n  init_args:\n    val: {root: demo}\n")
+    files = ["experiments/base.yaml", "experiments/video.yaml", str(file), f"experiments/{METHOD}/model.yaml"]
+    line = complain(["fit", *(f"--config={name}" for name in files)])
+    assert line == f"{file}: data.val: name a subclass of datamodules.SequenceSet by class_path"
+
+
+def test_what_a_data_module_fixes_is_no_option(complain: Complain) -> None:
+    option = "--data.clip_length=3"
+    line = complain([*commands("static", "METHOD=dmm_net", "DATA=demo")[0], option])
+    assert line.startswith(f"{option}: datamodules.PictureDataModule has no such option; choose from root, batch_size")
+    assert "clip_length" not in line.removeprefix(option)
+
+
 @pytest.mark.parametrize(
     ("args", "line"),
     [

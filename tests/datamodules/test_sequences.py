@@ -12,6 +12,7 @@ from data_files import SIZE, block, save, write_davis, write_sequence
 
 from datamodules import DavisSet, VideoDataModule
 from datamodules.images import read_image, read_labels
+from datamodules.layouts import video_files
 from datamodules.samplers import ClipKey
 from datamodules.sequences import EvaluationSet, draw_times
 from lightning_vos.types import VOID
@@ -114,6 +115,30 @@ def test_given_first_frame() -> None:
     rng = np.random.default_rng(0)
     assert draw_times(range(10), 4, 1, rng, first=5) == [5, 6, 7, 8]
     assert draw_times(range(10), 4, 1, rng, first=8) == [8, 9, 8, 9]
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the masks that are decoded, in order."""
+    names: list[str] = []
+
+    def read(path: Path) -> np.ndarray:
+        names.append(path.name)
+        return read_labels(path)
+
+    monkeypatch.setattr(video_files, "read_labels", read)
+    return names
+
+
+def test_no_more_masks_are_decoded_than_needed(tmp_path: Path, opened: list[str]) -> None:
+    write_davis(tmp_path, {"train": ["cow", "ant"], "val": ["bee"]})
+    evaluation(tmp_path, split="val")
+    assert opened == ["00000.png"]  # its objects
+    opened.clear()
+    clips = video_clips(tmp_path)
+    assert opened == []
+    clips[ClipKey(0, 1, 0)]
+    assert len(opened) == len(set(opened)) == 3  # the first one once, though it is looked at to choose the clip
 
 
 def video_clips(root: Path, clip_length: int = 3, crop: int = 32, **arguments: Any) -> Any:

@@ -56,6 +56,15 @@ def test_youtube_vos_without_meta_starts_where_an_id_is_first_seen(tmp_path: Pat
     assert [video.target(t) for t in range(6)] == [None] * 6  # the official valid split: no ground truth
 
 
+def test_a_listed_set_is_known_without_opening_a_mask(tmp_path: Path) -> None:
+    base = write_youtube(tmp_path, "valid", [block({4: (10, 20)})] + [None] * 5, {"4": STEMS})
+    (base / "Annotations/0a1b/00000.png").write_text("no image", encoding="utf-8")
+    data = evaluation(tmp_path, split="valid")
+    assert data.object_ids == [(4,)]
+    with pytest.raises(ValueError, match=r"00000\.png: not a readable image"):
+        data[0]
+
+
 @pytest.mark.parametrize("folder", ["valid_all_frames", "all_frames/valid_all_frames"])
 def test_youtube_vos_all_frames_take_masks_and_meta_of_valid(tmp_path: Path, folder: str) -> None:
     first = [block({4: (10, 20)})]

@@ -10,7 +10,6 @@ from callbacks.lost_targets import LostTargets
 from callbacks.mask_exports import MaskExports
 from callbacks.mask_images import MaskImages
 from callbacks.mask_writer import MaskWriter
-from callbacks.memory_statistics import MemoryStatistics
 from callbacks.overlay_video import OverlayVideo
 from callbacks.palette import PALETTE, overlay, save_palette_png
 from callbacks.prediction_progress import PredictionProgress
@@ -34,7 +33,6 @@ __all__ = [
     "MaskExports",
     "MaskImages",
     "MaskWriter",
-    "MemoryStatistics",
     "OverlayVideo",
     "PerfectMatcher",
     "PredictionProgress",

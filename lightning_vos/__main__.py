@@ -10,6 +10,7 @@ import sys
 import warnings
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,13 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from lightning_vos.checkpoint import check_continues, check_method, read_checkpoint
+from lightning_vos.checkpoint import check_method, read_checkpoint
 from lightning_vos.config_errors import explain, option_values
+from lightning_vos.methods import find
 from lightning_vos.module import VOSModule
 from lightning_vos.processes import check_tasks
+from lightning_vos.resume import check_continues
+from lightning_vos.settings import changed
 
 
 class VOSCLI(LightningCLI):
@@ -126,11 +130,10 @@ class VOSCLI(LightningCLI):
             check_method(checkpoint, self.model, str(file))
             own, saved = self.model.state_dict(), checkpoint["state_dict"]
             if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in saved.items()}:
-                settings = checkpoint["hyper_parameters"].items()
-                changed = [f"{k}={v}" for k, v in settings if k in self.model.hparams and self.model.hparams[k] != v]
+                other = changed(checkpoint["hyper_parameters"], self.model.hparams)
                 raise ValueError(
-                    f"{file}: does not fit this model, it was trained with {', '.join(changed) or 'another version'}; "
-                    "set the same again, or choose another RUN (trainer.default_root_dir)"
+                    f"{file}: does not fit this model, it was trained with {', '.join(other) or 'another version'}; "
+                    "set the same again, or choose another trainer.default_root_dir"
                 )
             if self.subcommand == "fit":
                 check_continues(checkpoint, str(file), self.model, self.trainer)
@@ -165,20 +168,34 @@ def with_settings_of(args: Sequence[str]) -> list[str]:
     if not args or args[0] == "fit" or path is None:
         return args  # a resumed training is described by its configuration
     if not Path(path).is_file():
-        raise FileNotFoundError(f"--ckpt_path={path}: no such file; train first, or set CKPT to a checkpoint")
+        raise FileNotFoundError(f"--ckpt_path={path}: no such file; give a checkpoint")
     checkpoint = read_checkpoint(path)
+    method = checkpoint["method"]
+    class_path = f"lightning_vos.{method}"
     files = list(option_values(args, "--config", "-c"))
     for _, file in files:
         configured = _class_path(file)
-        if configured is not None and configured.rpartition(".")[2] != checkpoint["method"]:
+        if configured is not None and configured.rpartition(".")[2] == method:
+            class_path = configured  # which need not be among the installed methods
+        elif configured is not None and method not in _starts_from(configured):
             raise ValueError(
-                f"--ckpt_path={path}: a checkpoint of {checkpoint['method']}, but {file} asks for {configured}; "
-                "choose METHOD or CKPT to match"
+                f"--ckpt_path={path}: a checkpoint of {method}, but {file} asks for {configured}; "
+                "choose the checkpoint or the method to match"
             )
-    settings = {name: value for name, value in checkpoint["hyper_parameters"].items() if not name.startswith("_")}
-    model = {"model": {"class_path": f"lightning_vos.{checkpoint['method']}", "init_args": settings}}
+    if class_path == f"lightning_vos.{method}":
+        find(method, path)
+    model = {"model": {"class_path": class_path, "init_args": checkpoint["hyper_parameters"]}}
     end = files[-1][0] if files else 1
     return [*args[:end], "--config", json.dumps(model), *args[end:]]
+
+
+def _starts_from(class_path: str) -> tuple[str, ...]:
+    """Other classes of the same method, whose checkpoints are as good; what cannot be imported is said later."""
+    module, _, name = class_path.rpartition(".")
+    try:
+        return tuple(getattr(import_module(module), name).starts_from)
+    except (ImportError, AttributeError, ValueError):
+        return ()
 
 
 def _class_path(file: str) -> str | None:

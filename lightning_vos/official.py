@@ -13,8 +13,8 @@ from typing import Any
 import yaml
 from lightning import Trainer
 
-import lightning_vos
 from lightning_vos.__main__ import quieten, run
+from lightning_vos.methods import installed
 from lightning_vos.module import VOSModule
 
 
@@ -32,7 +32,8 @@ def main(args: list[str] | None = None) -> None:
     Raises:
         ValueError, FileNotFoundError: as the method's ``from_official``, or an unknown option; nothing is written then.
     """
-    methods = [name for name in lightning_vos.__all__ if hasattr(getattr(lightning_vos, name), "from_official")]
+    classes = {name: load() for name, load in installed().items()}
+    methods = [n for n, c in classes.items() if hasattr(c, "from_official") and issubclass(c, VOSModule)]
     parser = argparse.ArgumentParser(prog="python -m lightning_vos.official", description=__doc__)
     parser.add_argument("method", choices=methods)
     parser.add_argument("files", nargs="+", help="the released file or files")
@@ -40,7 +41,7 @@ def main(args: list[str] | None = None) -> None:
     options, settings = parser.parse_known_args(args)
     quieten()
     try:
-        model = getattr(lightning_vos, options.method).from_official(*options.files, **_parsed(settings))
+        model = classes[options.method].from_official(*options.files, **_parsed(settings))
     except TypeError as error:  # more files than the method has, or a setting that it does not have
         raise ValueError(f"{options.method}: {error}") from error
     save_checkpoint(model, options.checkpoint)

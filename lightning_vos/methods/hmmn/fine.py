@@ -77,7 +77,6 @@ class FineMemory(SequenceState):
     values: Tensor
 
     def __init__(self, side: int, similarity: Similarity = dot_similarity) -> None:
-        """See the class."""
         super().__init__("keys", "values")
         self.similarity = similarity
         self.side = side

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_vos.functional import Similarity, dot_similarity, in_full
+from lightning_vos.functional import Similarity, dot_similarity, to_float
 from lightning_vos.memory import FrameBank
 from lightning_vos.methods.hmmn.kernel import Grid, global_centres, hop, squared_distance
 
@@ -52,7 +52,6 @@ class KernelGuidedBank(FrameBank):
         growth: float = 0.5,
         radius: int = 3,
     ) -> None:
-        """See the class."""
         super().__init__(capacity, "keys", "values", "centres")
         self.register_buffer("arrived", None, persistent=False)
         self.kernel = kernel
@@ -139,7 +138,7 @@ class KernelGuidedBank(FrameBank):
         batch, chosen, positions = keys.shape[:3]
         height, width = grid
         cells = height * width
-        keys, query = in_full(keys), in_full(query).unsqueeze(1)
+        keys, query = to_float(keys), to_float(query).unsqueeze(1)
         age = torch.arange(len(self) - start, device=query.device).flip(0)
         sigma = self.sigma * (1 + (self.growth if self.kernel == "tracked" else 0) * age.to(query.dtype))
 

@@ -101,7 +101,6 @@ class HMMN(VOSModule):
         objects_at_once: int | None = None,
         **kwargs: Any,
     ) -> None:
-        """See the class."""
         super().__init__(**kwargs)
         self.save_hyperparameters(ignore=["weights"])
         for name, value in (("memory_every", memory_every), ("objects_at_once", objects_at_once), ("top_k", top_k)):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from lightning_vos.checkpoint import check_released, read_released
+from lightning_vos.released import check_released, read_released
 
 if TYPE_CHECKING:
     from lightning_vos.methods.hmmn.module import HMMN

@@ -23,7 +23,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from lightning_vos.checkpoint import check_method, read_checkpoint
 from lightning_vos.config_errors import explain, option_values
-from lightning_vos.methods import find
+from lightning_vos.discovery import find
 from lightning_vos.module import VOSModule
 from lightning_vos.processes import check_tasks
 from lightning_vos.resume import check_continues

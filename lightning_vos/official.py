@@ -14,7 +14,7 @@ import yaml
 from lightning import Trainer
 
 from lightning_vos.__main__ import quieten, run
-from lightning_vos.methods import installed
+from lightning_vos.discovery import installed
 from lightning_vos.module import VOSModule
 
 

@@ -1,4 +1,4 @@
-"""The wheel, installed where nothing is but what it says it needs: networks, load, step and metrics, and nothing else."""
+"""The wheel, installed where nothing is but what it says it needs: networks, load, step and metrics."""
 
 from __future__ import annotations
 

@@ -6,7 +6,8 @@ of the group ``lightning_vos.methods``, whose name is that of the class::
     [project.entry-points."lightning_vos.methods"]
     MaskCopier = "my_package:MaskCopier"
 
-Checkpoints name the class that wrote them. It is looked for among these and nowhere else: what a file names is never imported.
+Checkpoints name the class that wrote them. It is looked for among these and nowhere else: what a file names is never
+imported.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
 
-from lightning_vos import methods
+import lightning_vos.methods as methods
 
 GROUP = "lightning_vos.methods"
 

@@ -1,6 +1,6 @@
 """Released weights as a checkpoint: ``python -m lightning_vos.official HMMN HMMN_weights.pth last.ckpt``.
 
-Settings of the model may follow: ``--model.memory_every=7``.
+Settings of the model may follow: ``--model.memory_every=7``, ``--model.kernel.hop=paper``.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from lightning import Trainer
 from lightning_vos.__main__ import quieten, run
 from lightning_vos.methods import installed
 from lightning_vos.module import VOSModule
+from lightning_vos.settings import nested
 
 
 def save_checkpoint(model: VOSModule, path: str) -> None:
@@ -49,14 +50,14 @@ def main(args: list[str] | None = None) -> None:
 
 
 def _parsed(words: list[str]) -> dict[str, Any]:
-    """Settings out of ``--model.name=value``."""
+    """Settings out of ``--model.name=value``; those of a part, ``--model.part.name=value``, as a dict."""
     settings = {}
     for word in words:
         name, equals, value = word.removeprefix("--model.").partition("=")
         if not word.startswith("--model.") or not equals:
             raise ValueError(f"{word}: no such option; settings of the model are given as --model.name=value")
         settings[name] = yaml.safe_load(value)
-    return settings
+    return nested(settings)
 
 
 if __name__ == "__main__":

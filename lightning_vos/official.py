@@ -14,7 +14,7 @@ import yaml
 from lightning import Trainer
 
 from lightning_vos.__main__ import quieten, run
-from lightning_vos.methods import installed
+from lightning_vos.methods import find
 from lightning_vos.module import VOSModule
 from lightning_vos.settings import nested
 
@@ -31,18 +31,23 @@ def main(args: list[str] | None = None) -> None:
     """Read the released files, write the checkpoint.
 
     Raises:
-        ValueError, FileNotFoundError: as the method's ``from_official``, or an unknown option; nothing is written then.
+        ValueError, FileNotFoundError: as the method's ``from_official``, an unknown option, or a method of which no
+            weights are released; nothing is written then.
     """
-    classes = {name: load() for name, load in installed().items()}
-    methods = [n for n, c in classes.items() if hasattr(c, "from_official") and issubclass(c, VOSModule)]
     parser = argparse.ArgumentParser(prog="python -m lightning_vos.official", description=__doc__)
-    parser.add_argument("method", choices=methods)
+    parser.add_argument("method", help="its class, such as HMMN")
     parser.add_argument("files", nargs="+", help="the released file or files")
     parser.add_argument("checkpoint", help="where to write")
     options, settings = parser.parse_known_args(args)
     quieten()
+    method = find(options.method, "the released file")
+    if not hasattr(method, "from_official") or not issubclass(method, VOSModule):
+        raise ValueError(
+            f"{options.method}: no released weights make a checkpoint of it; name a class that can be trained and has "
+            "from_official, such as HMMN"
+        )
     try:
-        model = classes[options.method].from_official(*options.files, **_parsed(settings))
+        model = method.from_official(*options.files, **_parsed(settings))
     except TypeError as error:  # more files than the method has, or a setting that it does not have
         raise ValueError(f"{options.method}: {error}") from error
     save_checkpoint(model, options.checkpoint)

@@ -112,7 +112,9 @@ class KernelGuidedBank(FrameBank):
     def track(self, query: Tensor, grid: Grid) -> None:
         """Follow every stored cell into the query frame; once per frame, before :meth:`read`.
 
-        Where the kernel is off nothing is followed, and :meth:`read` knows no centres. ``c_t(p) = phi_t(c_{t-1}(p))``, and ``c_{t-1}`` of the newest frame's own cells is where they are.
+        Where the kernel is off nothing is followed, and :meth:`read` knows no centres.
+
+        ``c_t(p) = phi_t(c_{t-1}(p))``, and ``c_{t-1}`` of the newest frame's own cells is where they are.
 
         Args:
             query: ``(B, N, C_k)`` keys of the query frame.

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from lightning_vos.released import check_released, read_released
+from lightning_vos.released import check_released
 from lightning_vos.segmenter import IMAGENET_MEAN, IMAGENET_STD
 
 SETTINGS = {"kernel": {"hop": "official"}}
@@ -56,18 +56,17 @@ def sources(name: str) -> list[str]:
     return [f"{head}.{name}.{kind}" for name in (["Key"] if part in WITHOUT_VALUE else ["Key", "Value"])]
 
 
-def official_state(path: str, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def official_state(released: Mapping[str, Tensor], own: Mapping[str, Tensor], path: str) -> dict[str, Tensor]:
     """The released checkpoint as a state dict of the network, every entry of both in its place.
 
     Args:
-        path: the file; entries with or without the prefix ``module.``.
+        released: its entries, without the prefix ``module.``.
         own: state dict of a network with the default trunks and widths.
+        path: the released file, for the messages.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: something else, damaged, or entries missing, unexpected or of another shape; it names them.
+        ValueError: entries are missing, unexpected or of another shape; it names them.
     """
-    released = read_released(path, WANTED)
     state, missing, used = {}, [], set()
     for name, entry in own.items():
         theirs = sources(name)

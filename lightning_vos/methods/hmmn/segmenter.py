@@ -13,7 +13,8 @@ from lightning_vos.functional import dot_similarity, l2_similarity, to_float
 from lightning_vos.methods.hmmn.fine import FineMemory, FineSettings
 from lightning_vos.methods.hmmn.memory import KernelGuidedBank, KernelSettings
 from lightning_vos.methods.hmmn.network import Decoder, KeyValue, Skips
-from lightning_vos.methods.hmmn.official import SETTINGS, official_state
+from lightning_vos.methods.hmmn.official import SETTINGS, WANTED, official_state
+from lightning_vos.released import read_released
 from lightning_vos.segmenter import Segmenter
 from lightning_vos.settings import build, check_choices, overlaid
 
@@ -205,7 +206,7 @@ class HMMNSegmenter(Segmenter):
         return groups
 
     def _left_out(self, level: int) -> bool:
-        """Draw whether a fine read is left out of this frame of a training clip: of frame and scale, not of the clip."""
+        """Draw whether a fine read is left out of this frame in training; all clips of a step share the draw."""
         if not self.training or self.fine.dropout == 0:
             return False
         return self.draw(self.tracks.t, level).random() < self.fine.dropout
@@ -253,8 +254,9 @@ class HMMNSegmenter(Segmenter):
             ValueError: the file is something else or damaged, entries are missing, unexpected or of other shapes, or a
                 setting that there is not.
         """
+        released = read_released(path, WANTED)
         model = build(cls, overlaid(SETTINGS, settings))
-        model.load_state_dict(official_state(path, model.state_dict()))
+        model.load_state_dict(official_state(released, model.state_dict(), path))
         return model.eval()
 
 

@@ -1,33 +1,54 @@
-"""Lightning VOS: semi-supervised video object segmentation with PyTorch Lightning."""
+"""Lightning VOS: semi-supervised video object segmentation with PyTorch Lightning.
+
+Methods are imported when they are asked for: ``lightning_vos.REMN``. The networks need torch alone; what trains them
+needs Lightning.
+"""
+
+from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lightning_vos.checkpoint import read_checkpoint
-from lightning_vos.methods.dmm_net import DMMNet
-from lightning_vos.methods.hmmn import HMMN
-from lightning_vos.methods.remn import REMN
-from lightning_vos.methods.siam_dyn import SiamDyn
-from lightning_vos.module import VOSModule
+if TYPE_CHECKING:
+    from lightning_vos.module import VOSModule
+    from lightning_vos.segmenter import Segmenter
 
-__all__ = ["HMMN", "REMN", "DMMNet", "SiamDyn", "VOSModule", "load"]
+__all__ = ["Segmenter", "VOSModule", "load"]
 
 
-def load(path: str, **settings: Any) -> VOSModule:
+def __getattr__(name: str) -> Any:
+    """A class of an installed method, or one of the two bases."""
+    if name == "Segmenter":
+        from lightning_vos.segmenter import Segmenter
+
+        return Segmenter
+    if name == "VOSModule":
+        from lightning_vos.module import VOSModule
+
+        return VOSModule
+    if not name.startswith("_"):
+        from lightning_vos.discovery import installed
+
+        offers = installed()
+        if name in offers:
+            return offers[name]()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def load(path: str, **settings: Any) -> Segmenter:
     """The network of a checkpoint, whichever method it belongs to: on the CPU, in evaluation mode.
 
     Args:
         path: a checkpoint that training, the import of released weights, or an average has written.
-        **settings: arguments of the method that are to differ from those it was trained with, such as ``capacity=30``.
+        **settings: settings of the network that are to differ from those it was trained with, such as ``capacity=30``.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the file is something else, or damaged, or of a method that is not there.
+        ValueError: the file is something else, or damaged, or of a method that is not installed.
     """
+    from lightning_vos.checkpoint import read_checkpoint, restore
+
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file; give a checkpoint (.ckpt)")
-    methods: dict[str, type[VOSModule]] = {"DMMNet": DMMNet, "HMMN": HMMN, "REMN": REMN, "SiamDyn": SiamDyn}
-    method = read_checkpoint(path)["method"]
-    if method not in methods:
-        raise ValueError(f"{path} belongs to {method}, which is none of {', '.join(methods)}")
-    return methods[method].load_from_checkpoint(path, map_location="cpu", **settings).eval()
+    checkpoint = read_checkpoint(path)
+    return restore(checkpoint, path, checkpoint["network"], settings)

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import torch
 
-from lightning_vos import VOSModule, load
-from lightning_vos.__main__ import quieten, run
-from lightning_vos.checkpoint import check_fits, check_method, read_checkpoint
+from lightning_vos.checkpoint import check_fits, check_method, read_checkpoint, restore
+from lightning_vos.cli import run
+from lightning_vos.module import VOSModule
 from lightning_vos.official import save_checkpoint
+from lightning_vos.quiet import quieten
 
 
 def averaged(paths: Sequence[str]) -> VOSModule:
@@ -40,7 +41,8 @@ def averaged(paths: Sequence[str]) -> VOSModule:
     for path in paths:
         if not Path(path).is_file():
             raise FileNotFoundError(f"{path}: no such file; give checkpoints of runs from the same first stage")
-    model = load(paths[0])
+    first = read_checkpoint(paths[0])
+    model: VOSModule = restore(first, paths[0], first["method"], {})
     state = model.state_dict()
     total = {name: value.double() for name, value in state.items() if value.is_floating_point()}
     for path in paths[1:]:

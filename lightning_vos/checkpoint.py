@@ -1,38 +1,61 @@
-"""Checkpoints: written whole or not at all, read strictly or with an error that says why."""
+"""Checkpoints, read strictly or with an error that says why, and the network that is in one."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import LightningModule, Trainer
-from lightning.pytorch.plugins.io import TorchCheckpointIO
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
-from lightning_vos.atomic import unfinished
+from lightning_vos.discovery import find
+from lightning_vos.settings import build, parameters
 
 
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its place and renames it: at every moment the old file is there, or the new one.
+def read_checkpoint(path: str) -> dict[str, Any]:
+    """Read a checkpoint that training wrote, without running any code in it.
 
-    Lightning writes to the system's temporary folder and moves the file; from one file system to another that is a
-    copy, and who is killed amid it leaves half a checkpoint.
+    Raises:
+        ValueError: the file is something else, or damaged.
     """
+    checkpoint = read_file(path, "a checkpoint")
+    missing = {"method", "network", "state_dict", "hyper_parameters"} - set(
+        checkpoint if isinstance(checkpoint, dict) else ()
+    )
+    if missing:
+        raise ValueError(f"{path}: not a checkpoint of this project, {', '.join(sorted(missing))} not in it")
+    return checkpoint
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
-        """Write ``checkpoint``, so that the machine may be switched off at any time."""
-        path = Path(path)
-        for left in path.parent.glob(f".{path.name}.*"):  # of a write that was killed
-            left.unlink(missing_ok=True)
-        with unfinished(path, durable=True) as beside:
-            torch.save(checkpoint, beside)
+
+def restore(checkpoint: dict[str, Any], path: str, name: str, settings: Mapping[str, Any]) -> Any:
+    """The network of a checkpoint, on the CPU, in evaluation mode.
+
+    Args:
+        checkpoint: as :func:`read_checkpoint` gives it.
+        path: where it was read, for the messages.
+        name: of the class to build: the checkpoint's ``network``, or its ``method``, which can be trained.
+        settings: those that are to differ from the checkpoint's.
+
+    Raises:
+        ValueError: the class is not installed, has no such setting, or the weights do not fit it.
+    """
+    cls = find(name, path)
+    known = parameters(cls)
+    saved = {key: value for key, value in checkpoint["hyper_parameters"].items() if key in known}
+    model = build(cls, {**saved, **settings})
+    check_fits(model.state_dict(), checkpoint["state_dict"], path, "it was saved by another version")
+    model.load_state_dict(checkpoint["state_dict"])
+    return model.eval()
 
 
-def load_weights(module: nn.Module, path: str) -> dict[str, Any]:
+def load_weights(module: nn.Module, path: str, starts_from: Sequence[str] = ()) -> dict[str, Any]:
     """Load the weights of a checkpoint of the same method into ``module``; every entry must fit.
+
+    Args:
+        module: the network.
+        path: a checkpoint of its class, or of those that ``starts_from`` names.
+        starts_from: names of classes.
 
     Returns:
         The settings of the run that wrote them.
@@ -43,7 +66,7 @@ def load_weights(module: nn.Module, path: str) -> dict[str, Any]:
     if not Path(path).is_file():
         raise ValueError(f"--model.weights={path}: no such file; give a checkpoint (.ckpt) of {type(module).__name__}")
     checkpoint = read_checkpoint(path)
-    check_method(checkpoint, module, f"--model.weights={path}")
+    check_method(checkpoint, module, f"--model.weights={path}", starts_from)
     state = checkpoint["state_dict"]
     advice = "use the same model settings (trunk, widths) in both stages"
     check_fits(module.state_dict(), state, f"--model.weights={path}", advice)
@@ -76,99 +99,25 @@ def check_fits(own: Mapping[str, Tensor], given: Mapping[str, Tensor], what: str
         raise ValueError(f"{what}: {len(wrong)} entries do not fit{place} ({'; '.join(wrong[:3])}, ...); {advice}")
 
 
-def read_checkpoint(path: str) -> dict[str, Any]:
-    """Read a checkpoint that training wrote, without running any code in it.
-
-    Raises:
-        ValueError: the file is something else, or damaged.
-    """
-    checkpoint = _read(path, "a checkpoint")
-    missing = {"method", "state_dict", "hyper_parameters"} - set(checkpoint if isinstance(checkpoint, dict) else ())
-    if missing:
-        raise ValueError(f"{path}: not a checkpoint of this project, {', '.join(sorted(missing))} not in it")
-    return checkpoint
-
-
-def check_method(checkpoint: dict[str, Any], module: nn.Module, what: str) -> None:
-    """Refuse the checkpoint of another method; ``what`` names it in the message.
+def check_method(checkpoint: dict[str, Any], module: nn.Module, what: str, others: Sequence[str] = ()) -> None:
+    """Refuse the checkpoint of another method; ``what`` names it in the message, ``others`` classes that will do too.
 
     Raises:
         ValueError: naming both methods.
     """
     method = checkpoint.get("method", type(module).__name__)
-    if method != type(module).__name__:
-        raise ValueError(f"{what} belongs to {method}, not to {type(module).__name__}: choose METHOD to match")
-
-
-def check_continues(checkpoint: dict[str, Any], path: str, model: LightningModule, trainer: Trainer) -> None:
-    """Refuse to lengthen a run that is complete; name the settings of the model that are not those it was saved with.
-
-    Raises:
-        ValueError: the run is complete, and the trainer asks for more steps.
-    """
-    done, steps = checkpoint["global_step"], trainer.max_steps
-    ended = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"] and trainer.max_epochs == 1
-    if ended and done < steps:
+    if method not in (type(module).__name__, *others):
         raise ValueError(
-            f"{path}: this run is complete after {done} steps, trainer.max_steps={steps} cannot lengthen it; choose "
-            f"another RUN, with WEIGHTS={path} to start from what it has learned"
-        )
-    given: tuple[str, ...] = getattr(model, "pretrained", ())  # they are in the checkpoint, which does not name them
-    own, saved = model.hparams, checkpoint["hyper_parameters"]
-    names = [name for name in own if name in saved and name not in given]
-    changed = [f"{name}={own[name]} instead of {saved[name]}" for name in names if own[name] != saved[name]]
-    if changed:
-        rank_zero_warn(f"{path}: the run goes on with other settings than it was saved with: {', '.join(changed)}")
-
-
-def read_released(path: str, wanted: str) -> dict[str, Tensor]:
-    """Read a flat state dict as authors release it, without running any code in it.
-
-    Args:
-        path: the file; entries with or without the prefix ``module.``.
-        wanted: what should be given, for the messages.
-
-    Returns:
-        The entries, without the prefix.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: the file is something else, or damaged.
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: no such file; give {wanted}")
-    content = _read(path, "a state dict")
-    entries = content if isinstance(content, dict) else {}
-    if not entries or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in entries.items()):
-        what = f"a dict of {', '.join(map(str, list(entries)[:4]))}" if entries else type(content).__name__
-        own = "; a checkpoint of this project needs no import" if "method" in entries else ""
-        raise ValueError(f"{path}: not a flat state dict but {what}; give {wanted}{own}")
-    return {name.removeprefix("module."): value for name, value in entries.items()}
-
-
-def check_released(path: str, method: str, wanted: str, missing: list[str], unexpected: list[str]) -> None:
-    """Refuse a released state dict of which not every entry has found its place.
-
-    Args:
-        path: the file or files.
-        method: its name.
-        wanted: what should be given.
-        missing: what is missing or does not fit, a phrase for each entry.
-        unexpected: what is left over, likewise.
-
-    Raises:
-        ValueError: naming the first few.
-    """
-    wrong = [*missing, *unexpected]
-    if wrong:
-        raise ValueError(
-            f"{path}: not the released {method}, {len(missing)} entries are missing or do not fit and "
-            f"{len(unexpected)} are unexpected ({'; '.join(wrong[:4])}{', ...' if len(wrong) > 4 else ''}); "
-            f"give {wanted}"
+            f"{what} belongs to {method}, not to {type(module).__name__}; choose the checkpoint or the method to match"
         )
 
 
-def _read(path: str, kind: str) -> Any:
+def read_file(path: str, kind: str) -> Any:
+    """What ``torch.save`` wrote to a file, without running any code in it.
+
+    Raises:
+        ValueError: the file is something else than the ``kind`` of thing it should be, or damaged.
+    """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # bytes that are something else make the unpickler fail in any way

@@ -11,6 +11,11 @@ from torch import Tensor
 EPSILON = 1e-7  # smallest probability of the soft aggregation
 
 
+def to_float(tensor: Tensor) -> Tensor:
+    """Out of half precision: float32, or float64 where it is that already."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
 def one_hot(labels: Tensor, num_objects: int) -> Tensor:
     """Masks of the objects.
 
@@ -38,7 +43,7 @@ def aggregate(probs: Tensor) -> Tensor:
     Returns:
         ``(B, K+1, H, W)`` logits, background first.
     """
-    probs = in_full(probs)
+    probs = to_float(probs)
     background = torch.prod(1 - probs, dim=1, keepdim=True)
     return torch.logit(torch.cat([background, probs], dim=1).clamp(EPSILON, 1 - EPSILON))
 
@@ -124,7 +129,7 @@ Similarity = Callable[[Tensor, Tensor], Tensor]
 def dot_similarity(memory: Tensor, query: Tensor) -> Tensor:
     """Scaled dot product ``s_ij = k_j . q_i / sqrt(C)`` (STM, Oh et al. 2019); arguments of :func:`l2_similarity`."""
     with torch.autocast(query.device.type, enabled=False):
-        memory, query = in_full(memory), in_full(query)
+        memory, query = to_float(memory), to_float(query)
         return (memory.shape[-1] ** -0.5 * query) @ memory.transpose(-1, -2)
 
 
@@ -141,16 +146,11 @@ def l2_similarity(memory: Tensor, query: Tensor) -> Tensor:
         ``(..., N, M)``, float32 at least: half precision is not enough for a difference of squares.
     """
     with torch.autocast(query.device.type, enabled=False):
-        memory, query = in_full(memory), in_full(query)
+        memory, query = to_float(memory), to_float(query)
         scale = memory.shape[-1] ** -0.5
         offset = (scale * memory.pow(2).sum(-1)).unsqueeze(-2)
         # In place: the (N, M) matrix is the largest tensor of the whole method.
         return ((2 * scale * query) @ memory.transpose(-1, -2)).sub_(offset)
-
-
-def in_full(tensor: Tensor) -> Tensor:
-    """Out of half precision: float32, or float64 where it is that already."""
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 def topk_read(similarity: Tensor, values: Tensor, k: int) -> Tensor:
@@ -176,3 +176,18 @@ def topk_read(similarity: Tensor, values: Tensor, k: int) -> Tensor:
         mode="sum",
     )
     return out.view(batch, num_queries, -1)
+
+
+def to_labels(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """Label maps at the original size: probabilities are up-sampled before the arg-max.
+
+    Args:
+        logits: ``(B, K+1, h, w)``, background first.
+        size: ``(H, W)``.
+
+    Returns:
+        ``(B, H, W)`` uint8.
+    """
+    if logits.shape[-2:] != torch.Size(size):
+        logits = F.interpolate(torch.softmax(logits, dim=1), size=size, mode="bilinear", align_corners=False)
+    return logits.argmax(dim=1).to(torch.uint8)

@@ -71,7 +71,6 @@ class FrameBank(SequenceState):
     protected: Tensor
 
     def __init__(self, capacity: int | None, *buffers: str) -> None:
-        """See the class."""
         super().__init__("valid", "protected", *buffers)
         if capacity is not None and capacity < 2:
             raise ValueError(f"capacity={capacity}: a bank needs room for 2 frames, the first and the newest")
@@ -155,7 +154,6 @@ class KeyValueBank(FrameBank):
     values: Tensor
 
     def __init__(self, capacity: int | None = 20, top_k: int | None = 20, *buffers: str) -> None:
-        """See the class."""
         super().__init__(capacity, "keys", "values", *buffers)
         self.top_k = top_k
 

@@ -12,8 +12,12 @@ from lightning_vos.memory import SequenceState
 class Tracks(SequenceState):
     """What the recursion itself remembers: the last probabilities and which objects exist.
 
-    ``probs (B, K+1, H, W)``, background first, at the padded size; ``present (B, K)`` bool; ``t`` the number of the
-    next frame; ``births`` the frame on which each object was first given.
+    Attributes:
+        probs: ``(B, K+1, H, W)``, background first, at the padded size.
+        present: ``(B, K)`` bool, which objects exist in which clip.
+        t: number of the frame that is being segmented, or comes next.
+        births: K frame numbers: the frame on which each object was first given.
+        started: objects that had a place before this frame; the state holds something of these, and of no others.
     """
 
     plain = ("t", "births")
@@ -21,28 +25,43 @@ class Tracks(SequenceState):
     present: Tensor
 
     def __init__(self) -> None:
-        """See the class."""
         super().__init__("probs", "present")
         self.t = 0
         self.births: list[int] = []
+        self.started = 0
 
     def reset(self) -> None:
         """Forget all objects."""
         super().reset()
-        self.t = 0
+        self.t = self.started = 0
         self.births = []
+
+    @property
+    def new(self) -> list[bool]:
+        """Which of the K objects start on this frame."""
+        return [birth == self.t for birth in self.births]
 
     @property
     def union(self) -> Tensor:
         """Foreground of all objects in the last frame, ``(B, 1, H, W)`` in [0, 1]."""
         return 1 - self.probs[:, :1]
 
-    def admit(self, given: Tensor, present: Tensor | None) -> None:
-        """Make room for the objects of ``given (B, K, H, W)`` and mark those that start here.
+    def begin_frame(self, given: Tensor | None, present: Tensor | None) -> None:
+        """Make room for the objects that are given on this frame, and mark those that start here.
 
         Until the frame itself is segmented, the given masks join the last probabilities: they are the best guess of
         where the objects are.
+
+        Args:
+            given: ``(B, K, H, W)`` masks, if any.
+            present: ``(B, K)`` bool, which objects exist in which clip; by default those with a pixel in ``given``.
+
+        Raises:
+            ValueError: objects are missing, or start on different frames in the clips of a batch.
         """
+        self.started = len(self.births)
+        if given is None:
+            return
         if self.probs is None:
             self.probs = torch.cat([given.new_ones(given[:, :1].shape), torch.zeros_like(given)], dim=1)
             self.present = torch.zeros(given.shape[:2], dtype=torch.bool, device=given.device)

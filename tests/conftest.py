@@ -11,6 +11,7 @@ from torch import Tensor
 
 import lightning_vos
 from lightning_vos import VOSModule
+from lightning_vos.settings import build, nested
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -37,7 +38,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "key_dims": [16, 16, 8],
         "value_dims": [32, 16, 8],
         "decoder_dim": 16,
-        "top_k": 4,
+        "fine.top_k": 4,
         "memory_every": 3,
         "capacity": 4,
         "objects_at_once": 3,
@@ -51,9 +52,9 @@ SMALL: dict[str, dict[str, Any]] = {
         "value_dim": 32,
         "decoder_dim": 16,
         # An untrained network is never confident; without these no frame would be written, no slot be removed.
-        "shape_threshold": 0.02,
-        "min_confidence": 0.0,
-        "gate_from": 4,
+        "update.shape_threshold": 0.02,
+        "update.min_confidence": 0.0,
+        "gate.min_frames": 4,
         "capacity": 6,
     },
     "SiamDyn": {
@@ -70,7 +71,7 @@ SMALL: dict[str, dict[str, Any]] = {
 
 LONGEST = ["test_slurm", "test_kills", "test_resume", "test_ddp", "test_experiments"]
 
-METHODS = [name for name in lightning_vos.__all__ if name not in ("VOSModule", "load")]
+METHODS = list(SMALL)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -95,9 +96,10 @@ def _one_thread() -> None:
 
 
 def small(method: str, seed: int = 0, **changes: Any) -> VOSModule:
-    """A small network with random weights in which every part has an effect."""
+    """A small network with random weights in which every part has an effect; settings of a part as ``part__name``."""
     torch.manual_seed(seed)
-    model = getattr(lightning_vos, method)(**{**SMALL[method], **changes})
+    dotted = {name.replace("__", "."): value for name, value in changes.items()}
+    model = build(getattr(lightning_vos, method), nested({**SMALL[method], **dotted}))
     with torch.no_grad():
         for parameter in model.parameters():
             # Layers that start at zero (attention score, gate) would hide mistakes around them.

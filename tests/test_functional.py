@@ -8,10 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_vos.functional import aggregate, one_hot, pad_to_stride, resize_labels, topk_read, unpad
+from lightning_vos.functional import aggregate, one_hot, pad_to_stride, resize_labels, to_labels, topk_read, unpad
 from lightning_vos.losses import bootstrap_fraction, bootstrapped_cross_entropy, dice_loss
 from lightning_vos.memory import KeyValueBank
-from lightning_vos.module import to_labels
 
 
 def test_one_hot_leaves_void_to_nobody() -> None:

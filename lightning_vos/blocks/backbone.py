@@ -34,7 +34,6 @@ class FrozenStatsBatchNorm2d(nn.BatchNorm2d):
     """
 
     def __init__(self, num_features: int) -> None:
-        """See the class."""
         super().__init__(num_features)
         self.eval()  # a module starts in training mode, and Lightning calls train() only after a validation
 
@@ -111,6 +110,10 @@ class Backbone(nn.Module):
         stride: of the deepest features: 16 (a :class:`Pyramid`) or 32 (a :class:`DeepPyramid`), or 8: a
             :class:`Pyramid` whose layer3 is dilated instead of strided.
 
+    Attributes:
+        channels: of the features at strides 4, 8, 16 (and 32).
+        statistics_are_random: normalises by frozen statistics that come from nowhere: weights must follow.
+
     Raises:
         ValueError: weights that do not fit, or that cannot be had.
     """
@@ -123,7 +126,6 @@ class Backbone(nn.Module):
         in_channels: int = 3,
         stride: Literal[8, 16, 32] = 16,
     ) -> None:
-        """See the class."""
         super().__init__()
         resnet = build_resnet(trunk, norm, weights)
         if in_channels > 3:
@@ -133,6 +135,7 @@ class Backbone(nn.Module):
         self.layer4 = resnet.layer4 if stride == 32 else None
         if stride == 8:
             _dilate(self.layer3)
+        self.statistics_are_random = norm == "frozen_batch" and weights is None
         expansion = _BLOCKS[trunk][0].expansion
         self.channels = tuple(width * expansion for width in (64, 128, 256, 512)[: 4 if stride == 32 else 3])
 

@@ -23,7 +23,6 @@ class ResBlock(nn.Module):
     """``x + conv3x3(relu(conv3x3(relu(x))))`` without normalisation; a 3x3 convolution adapts changed channels."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
-        """See the class."""
         super().__init__()
         self.conv1 = conv3x3(in_channels, out_channels)
         self.conv2 = conv3x3(out_channels, out_channels)
@@ -47,7 +46,6 @@ class MaskDecoder(nn.Module):
     """
 
     def __init__(self, in_channels: int, skip_channels: tuple[int, int], dim: int = 256) -> None:
-        """See the class."""
         super().__init__()
         self.compress = ResBlock(in_channels, 2 * dim)
         self.skip8 = conv3x3(skip_channels[0], 2 * dim)

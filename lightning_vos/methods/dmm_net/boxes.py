@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_vos.functional import in_full
+from lightning_vos.functional import to_float
 
 SAMPLES = 28  # bilinear samples along each side of a box: 14 bins of 2
 
@@ -28,7 +28,7 @@ def paste(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
     Returns:
         ``(..., H, W)``.
     """
-    boxes, masks, side = in_full(boxes), in_full(masks), masks.shape[-1]
+    boxes, masks, side = to_float(boxes), to_float(masks), masks.shape[-1]
     centre, half = (boxes[..., 2:] + boxes[..., :2]) / 2, (boxes[..., 2:] - boxes[..., :2]) / 2
     half = half * ((side + 2) / side)
     first, last = (centre - half).trunc(), (centre + half).trunc()
@@ -62,7 +62,7 @@ def pool(maps: Sequence[Tensor], boxes: Tensor) -> Tensor:
     """
     pooled = []
     for level, feature in enumerate(maps):
-        feature = in_full(feature)
+        feature = to_float(feature)
         x0, y0, x1, y1 = (boxes.to(feature.dtype) / 2 ** (level + 2)).unbind(dim=-1)
         columns, rows = _mean_weights(x0, x1, feature.shape[-1]), _mean_weights(y0, y1, feature.shape[-2])
         with torch.autocast(feature.device.type, enabled=False):
@@ -84,10 +84,10 @@ def pool_masks(maps: Sequence[Tensor], masks: Tensor) -> Tensor:
     """
     pooled = []
     for level, feature in enumerate(maps):
-        weights = F.avg_pool2d(in_full(masks), 2 ** (level + 2)).flatten(2)
+        weights = F.avg_pool2d(to_float(masks), 2 ** (level + 2)).flatten(2)
         weights = weights / weights.sum(dim=2, keepdim=True).clamp(min=1e-6)
         with torch.autocast(feature.device.type, enabled=False):
-            pooled.append(weights @ in_full(feature).flatten(2).transpose(1, 2))
+            pooled.append(weights @ to_float(feature).flatten(2).transpose(1, 2))
     return torch.cat(pooled, dim=2)
 
 

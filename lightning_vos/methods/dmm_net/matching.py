@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_vos.functional import in_full
+from lightning_vos.functional import to_float
 
 Mode = Literal["paper", "official", "exact"]
 Projection = Callable[[Tensor], Tensor]
@@ -99,7 +99,7 @@ def relaxed_assignment(
     exists = existing_pairs(cost, rows, columns)
     # Half precision cannot add fifty entries up to 1; and whatever the padding holds, even NaN, must reach neither the
     # result nor the gradient.
-    cost = in_full(cost).masked_fill(~exists, 0)
+    cost = to_float(cost).masked_fill(~exists, 0)
     last = total = greedy_assignment(cost, rows, columns)
     count = torch.ones_like(cost[:, :1, :1])
     official = mode == "official"

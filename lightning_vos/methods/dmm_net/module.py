@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from lightning_vos.blocks.backbone import Norm, Trunk
 from lightning_vos.functional import (
     EPSILON,
-    in_full,
     intersection_over_union,
     merge_by_maximum,
     pad_to_stride,
     tight_boxes,
+    to_float,
 )
 from lightning_vos.losses import bootstrap_fraction, bootstrapped_cross_entropy, mean_over_objects
 from lightning_vos.methods.dmm_net.boxes import paste, pool, pool_masks
@@ -188,7 +188,6 @@ class DMMNet(VOSModule):
         score_threshold: float = 0.0,
         **kwargs: Any,
     ) -> None:
-        """See the class."""
         super().__init__(**kwargs)
         self.save_hyperparameters(ignore=["weights"])
         for name, value, choices in (
@@ -337,7 +336,7 @@ class DMMNet(VOSModule):
         """Keep the masks; make templates of the objects that start here."""
         templates, first = self.templates, len(self.templates) == 0
         # Back from the softmax over merged objects to each one's own probability: p_k / (1 + sum p - max p) was seen.
-        templates.previous = in_full(probs / (1 - probs.sum(dim=1, keepdim=True) + probs.amax(dim=1, keepdim=True)))
+        templates.previous = to_float(probs / (1 - probs.sum(dim=1, keepdim=True) + probs.amax(dim=1, keepdim=True)))
         if given is None:
             return
         hidden = [(dim, *skip.shape[-2:]) for dim, skip in zip(self.decoder.dims, query.skips, strict=True)]
@@ -346,7 +345,7 @@ class DMMNet(VOSModule):
         else:
             pooled = pool(query.maps, tight_boxes(given > 0.5)[0].to(given.dtype))
         new = torch.tensor([birth == self.tracks.t for birth in self.tracks.births], device=given.device)
-        templates.grow(pooled, in_full(given), hidden, new)
+        templates.grow(pooled, to_float(given), hidden, new)
         if first:  # the decoder's hidden states start from the given masks
             self._follow(query, len(templates))
 
@@ -362,8 +361,8 @@ class DMMNet(VOSModule):
         previous = templates.previous[:, :objects]
         templates.proposals = query.proposals
         with torch.autocast(query.pooled.device.type, enabled=False):  # which is best may hang on the third digit
-            features = F.normalize(in_full(query.pooled), dim=2)
-            cosine = F.normalize(in_full(templates.features), dim=2) @ features.transpose(1, 2)
+            features = F.normalize(to_float(query.pooled), dim=2)
+            cosine = F.normalize(to_float(templates.features), dim=2) @ features.transpose(1, 2)
             overlap = intersection_over_union(previous > 0.5, query.proposals > 0.5).to(cosine.dtype)
             similarity = torch.lerp(cosine, overlap, self.overlap_weight)
             similarity = similarity + self.score_weight * query.scores.unsqueeze(1)
@@ -383,7 +382,7 @@ class DMMNet(VOSModule):
         else:
             logits = torch.logit(matched.clamp(EPSILON, 1 - EPSILON))
         if self.training:
-            templates.clip.append(Matched(cosine, query.proposals, query.valid, matched, in_full(logits)))
+            templates.clip.append(Matched(cosine, query.proposals, query.valid, matched, to_float(logits)))
         return logits
 
     def assign(self, similarity: Tensor, rows: Tensor, valid: Tensor) -> Tensor:

@@ -39,7 +39,6 @@ class Encoder(nn.Module):
     """
 
     def __init__(self, trunk: Trunk, norm: Norm, weights: str | None, dim: int = 128, matching_dim: int = 128) -> None:
-        """See the class."""
         super().__init__()
         self.trunk = Backbone(trunk, norm, weights, stride=32)
         widths = (dim, dim, dim // 2, dim // 4)
@@ -85,7 +84,6 @@ class ConvLSTMCell(nn.Module):
     """
 
     def __init__(self, below: int, skip: int, hidden: int) -> None:
-        """See the class."""
         super().__init__()
         self.gates = conv3x3(below + skip + 1 + 2 * hidden, 4 * hidden)
         self.parts = (below, skip, 1, hidden, hidden)
@@ -142,7 +140,6 @@ class Decoder(nn.Module):
     """
 
     def __init__(self, dim: int = 128, across_objects: bool = True) -> None:
-        """See the class."""
         super().__init__()
         self.dims = tuple(dim // 2**level for level in range(LEVELS))
         skips = (dim, dim, dim // 2, dim // 4)

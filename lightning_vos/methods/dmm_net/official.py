@@ -9,7 +9,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lightning_vos.blocks.backbone import Trunk
-from lightning_vos.checkpoint import check_released, read_released
+from lightning_vos.released import check_released, read_released
 
 if TYPE_CHECKING:
     from lightning_vos.methods.dmm_net.module import DMMNet

@@ -20,7 +20,7 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.ops import MultiScaleRoIAlign, nms
 
 from lightning_vos.blocks.backbone import GroupNorm, Norm, Trunk, build_resnet
-from lightning_vos.functional import in_full, one_hot, tight_boxes
+from lightning_vos.functional import one_hot, tight_boxes, to_float
 from lightning_vos.methods.dmm_net.boxes import paste
 from lightning_vos.methods.dmm_net.detector_weights import load_detector
 
@@ -95,7 +95,6 @@ class ProposalNetwork(nn.Module):
         overlap: float = 0.4,
         score_threshold: float = 0.0,
     ) -> None:
-        """See the class."""
         super().__init__()
         resnet = build_resnet(trunk, norm, backbone_weights)
         widths = [resnet.fc.in_features // factor for factor in (8, 4, 2, 1)]
@@ -164,8 +163,8 @@ class ProposalNetwork(nn.Module):
         frame = (image.shape[-2], image.shape[-1])
         kept = [
             keep_best(
-                in_full(one["boxes"]) * scale,
-                in_full(one["masks"])[:, 0],
+                to_float(one["boxes"]) * scale,
+                to_float(one["masks"])[:, 0],
                 one["scores"],
                 frame,
                 self.count,
@@ -187,7 +186,7 @@ class ProposalNetwork(nn.Module):
 
     def _features(self, image: Tensor) -> dict[str, Tensor]:
         # The anchors take the type of the features, and half precision cannot tell pixel 257 from 258.
-        return {level: in_full(feature) for level, feature in self.net.backbone(image).items()}
+        return {level: to_float(feature) for level, feature in self.net.backbone(image).items()}
 
 
 def keep_best(
@@ -208,7 +207,7 @@ def keep_best(
         0.4 are gone.
     """
     tight, seen = tight_boxes(paste(masks, boxes, size) > FOREGROUND)
-    scores = in_full(scores)
+    scores = to_float(scores)
     boxes, masks, tight, scores = boxes[seen], masks[seen], tight[seen], scores[seen]
     # Areas count both end pixels.
     kept = nms(tight + tight.new_tensor([0, 0, 1, 1]), scores.to(tight.dtype), overlap)[:count]
@@ -217,7 +216,7 @@ def keep_best(
 
 def _blank(count: int, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Slots without a proposal, for shapes and types: as :func:`keep_best`."""
-    zeros = torch.zeros(count, 4, dtype=in_full(image[:0]).dtype, device=image.device)
+    zeros = torch.zeros(count, 4, dtype=to_float(image[:0]).dtype, device=image.device)
     none = torch.zeros(count, dtype=torch.bool, device=image.device)
     return zeros, zeros.new_zeros(count, CELLS, CELLS), zeros.float(), zeros[:, 0], none
 

@@ -46,7 +46,6 @@ class Templates(SequenceState):
     truth: Tensor | None
 
     def __init__(self) -> None:
-        """See the class."""
         super().__init__(
             "features", "first", "previous", "proposals", "truth", *(f"hidden{level}" for level in range(LEVELS))
         )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lightning_vos.functional import in_full
+from lightning_vos.functional import to_float
 from lightning_vos.losses import mean_over_objects
 from lightning_vos.memory import SequenceState
 
@@ -29,9 +29,9 @@ def alignment_loss(memory: Tensor, query: Tensor, present: Tensor) -> Tensor:
     Returns:
         Scalar: mean over clips of the mean over the objects of the clip.
     """
-    query = in_full(query.detach()).unsqueeze(1)
+    query = to_float(query.detach()).unsqueeze(1)
     spread = query.var(dim=(3, 4), correction=0).mean(dim=2)
-    error = (in_full(memory) - query).pow(2).mean(dim=(2, 3, 4)) / spread.clamp(min=1e-6)
+    error = (to_float(memory) - query).pow(2).mean(dim=(2, 3, 4)) / spread.clamp(min=1e-6)
     return mean_over_objects(error, present)
 
 
@@ -41,7 +41,6 @@ class KeyAlignment(SequenceState):
     terms: Tensor
 
     def __init__(self) -> None:
-        """See the class."""
         super().__init__("terms")
 
     def add(self, memory: Tensor, query: Tensor, present: Tensor) -> None:

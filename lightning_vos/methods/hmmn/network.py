@@ -74,7 +74,6 @@ class Decoder(nn.Module):
     def __init__(
         self, value_dim: int, skip_channels: tuple[int, int], fine_dims: tuple[int, int], dim: int = 256
     ) -> None:
-        """See the class."""
         super().__init__()
         self.compress = conv3x3(2 * value_dim, dim)
         self.refine16 = ResBlock(dim, dim)

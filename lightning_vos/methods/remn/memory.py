@@ -6,6 +6,7 @@ The abstract says *that* a differentiable gate decides how many stored frames to
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -13,10 +14,34 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_vos.memory import KeyValueBank
+from lightning_vos.settings import Checked
 
 REMOVAL_RATIOS = (0.0, 0.5, 0.75)  # keep (1/2)^p of the removable frames, p = 0, 1, 2 (the ladder of VA-RED2)
 
 Ranking = Literal["redundancy", "oldest", "random"]
+
+
+@dataclass(frozen=True)
+class GateSettings(Checked):
+    """The soft modulation gate.
+
+    Args:
+        enabled: use it. When off, its parameters exist but are frozen, so that checkpoints of every ablation are
+            interchangeable.
+        min_frames: T_on, stored frames from which it removes frames at test time.
+        ranking: which of the removable frames go first: the most redundant ones; ``oldest`` and ``random`` are
+            controls that remove the same number.
+        target: kept share of the removable frames that costs nothing in training.
+        start: share of the run during which the gate is off.
+        weight: of the loss that makes the gate close.
+    """
+
+    enabled: bool = True
+    min_frames: int = 8
+    ranking: Ranking = "redundancy"
+    target: float = 0.6
+    start: float = 0.3
+    weight: float = 1.0
 
 
 class ModulationGate(nn.Module):
@@ -67,14 +92,9 @@ class DynamicMemoryBank(KeyValueBank):
 
     Args:
         key_dim: channels of a key.
-        gate: use the modulation gate. When off, its parameters exist but are frozen, so that checkpoints of every
-            ablation are interchangeable.
+        gate: see there.
         capacity: T_max, hard bound on the stored frames of a clip; ``None`` for no bound.
-        gate_from: T_on, number of stored frames from which the gate removes frames at test time.
-        keep_target: kappa_keep, mean kept fraction of the removable frames that costs nothing.
-        ranking: which of the removable frames go first: the most redundant ones; ``oldest`` and ``random`` are
-            controls that remove the same number.
-        top_k: see :class:`KeyValueBank`.
+        top_k: see :class:`~lightning_vos.memory.KeyValueBank`.
     """
 
     kappa: Tensor
@@ -83,20 +103,13 @@ class DynamicMemoryBank(KeyValueBank):
     def __init__(
         self,
         key_dim: int = 64,
-        gate: bool = True,
+        gate: GateSettings = GateSettings(),
         capacity: int | None = 20,
-        gate_from: int = 8,
-        keep_target: float = 0.6,
-        ranking: Ranking = "redundancy",
         top_k: int | None = 20,
     ) -> None:
-        """See the class."""
         super().__init__(capacity, top_k, "kappa", "descriptor")
-        self.gate = ModulationGate(key_dim).requires_grad_(gate)
-        self.gate_enabled = gate
-        self.gate_from = gate_from
-        self.keep_target = keep_target
-        self.ranking = ranking
+        self.settings = gate
+        self.gate = ModulationGate(key_dim).requires_grad_(gate.enabled)
         self.temperature = 1.0  # tau; annealed by the module in training
         self.gate_active = True  # off in the first part of training
         self.kept: list[Tensor] = []  # expected kept fraction (B,) of every gated read of this clip
@@ -139,7 +152,7 @@ class DynamicMemoryBank(KeyValueBank):
         ``R = sum_i g_i R_i``, R_i the plain read restricted to candidate S_i. As the values are shared, the three
         softmaxes are mixed before one product with them.
         """
-        if not (self.training and self.gate_enabled and self.gate_active) or len(self) < 4:  # two are protected
+        if not (self.training and self.settings.enabled and self.gate_active) or len(self) < 4:  # two are protected
             return super().read(query, births)
         similarity = self.similarity(query)
         weights = torch.softmax(self.gate(self.kappa, self.valid) / self.temperature, dim=-1)
@@ -164,9 +177,9 @@ class DynamicMemoryBank(KeyValueBank):
             ranks ``(B, T)``, 0 goes first, meaningful where removable; removable ``(B, T)`` bool.
         """
         removable = self.removable()
-        if self.ranking == "redundancy":
+        if self.settings.ranking == "redundancy":
             score = redundancy(self.descriptor, self.valid)
-        elif self.ranking == "oldest":
+        elif self.settings.ranking == "oldest":
             score = torch.zeros_like(removable, dtype=torch.float32)
         else:
             # Seeded by the newest frame number: random, yet the same on every run.
@@ -177,7 +190,7 @@ class DynamicMemoryBank(KeyValueBank):
 
     def thin(self) -> None:
         """Hard use at test time: delete the share that the gate chooses, and more where T_max demands it."""
-        gated = self.gate_enabled and len(self) >= self.gate_from
+        gated = self.settings.enabled and len(self) >= self.settings.min_frames
         full = self.capacity is not None and len(self) > self.capacity
         if not (gated or full):
             return
@@ -186,7 +199,7 @@ class DynamicMemoryBank(KeyValueBank):
         remove = torch.zeros_like(owned)
         if gated:
             choice = self.gate(self.kappa, self.valid).argmax(dim=1)
-            ready = owned >= self.gate_from
+            ready = owned >= self.settings.min_frames
             counts = removal_counts(removable.sum(dim=1)).gather(1, choice.unsqueeze(1)).squeeze(1)
             remove = torch.where(ready, counts, remove)
             for ratio, is_ready in zip(choice.tolist(), ready.tolist(), strict=True):

@@ -6,11 +6,36 @@ The abstract says *that* a frame is written only when the foreground objects hav
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_vos.memory import SequenceState
+
+
+@dataclass(frozen=True)
+class UpdateSettings:
+    """The rule of the update.
+
+    Args:
+        enabled: use it.
+        shape_threshold: tau_s.
+        appearance_threshold: tau_a.
+        min_gap: g_min, frames.
+        max_gap: g_max, frames.
+        min_confidence: mean over foreground pixels of the largest object probability that a frame must reach.
+        min_pixels: an object is visible when its probabilities sum to this many pixels or half its annotated area.
+    """
+
+    enabled: bool = True
+    shape_threshold: float = 0.3
+    appearance_threshold: float = 0.1
+    min_gap: int = 3
+    max_gap: int = 15
+    min_confidence: float = 0.8
+    min_pixels: float = 256
 
 
 class AdaptiveMemoryUpdate(SequenceState):
@@ -24,12 +49,7 @@ class AdaptiveMemoryUpdate(SequenceState):
     ``t - r >= min_gap``, or ``t - r >= max_gap``.
 
     Args:
-        shape_threshold: tau_s.
-        appearance_threshold: tau_a.
-        min_gap: g_min, frames.
-        max_gap: g_max, frames.
-        min_confidence: mean over foreground pixels of the largest object probability that a frame must reach.
-        min_pixels: an object is visible when its probabilities sum to this many pixels or half its annotated area.
+        settings: see there.
     """
 
     plain = ("last_written",)
@@ -38,23 +58,10 @@ class AdaptiveMemoryUpdate(SequenceState):
     was_visible: Tensor
     visible_area: Tensor
 
-    def __init__(
-        self,
-        shape_threshold: float = 0.3,
-        appearance_threshold: float = 0.1,
-        min_gap: int = 3,
-        max_gap: int = 15,
-        min_confidence: float = 0.8,
-        min_pixels: float = 256,
-    ) -> None:
-        """See the class."""
+    def __init__(self, settings: UpdateSettings = UpdateSettings()) -> None:
         super().__init__("shape", "appearance", "was_visible", "visible_area")
-        self.shape_threshold = shape_threshold
-        self.appearance_threshold = appearance_threshold
-        self.min_gap = min_gap
-        self.max_gap = max_gap
-        self.min_confidence = min_confidence
-        self.min_pixels = min_pixels
+        self.settings = settings
+        self.enabled = settings.enabled
         self.last_written: list[int] = []
 
     def reset(self) -> None:
@@ -75,7 +82,7 @@ class AdaptiveMemoryUpdate(SequenceState):
             ``(B,)`` bool, which clips write; ``None`` when none does (then nothing had to be computed).
         """
         batch = probs.shape[0]
-        if given is None and all(t - r < self.min_gap for r in self.last_written):
+        if given is None and all(t - r < self.settings.min_gap for r in self.last_written):
             return None
         probs = probs.float() if probs.dtype != torch.float64 else probs
         shape = F.avg_pool2d(probs, 4)
@@ -84,7 +91,7 @@ class AdaptiveMemoryUpdate(SequenceState):
         area = probs.sum(dim=(2, 3))
         if given is not None:
             half = given.to(area.dtype).sum(dim=(2, 3)) / 2
-            limit = torch.where(half > 0, half.clamp(max=self.min_pixels), torch.inf)
+            limit = torch.where(half > 0, half.clamp(max=self.settings.min_pixels), torch.inf)
             if self.visible_area is not None:
                 known = F.pad(self.visible_area, (0, limit.shape[1] - self.visible_area.shape[1]), value=torch.inf)
                 limit = torch.where(half > 0, limit, known)
@@ -113,15 +120,17 @@ class AdaptiveMemoryUpdate(SequenceState):
         either = torch.maximum(shape, self.shape).sum(dim=(2, 3))
         shape_change = 1 - overlap / (either + 1e-6)
         appearance_change = 1 - torch.cosine_similarity(appearance, self.appearance, dim=-1)
-        moved = (shape_change >= self.shape_threshold) | (appearance_change >= self.appearance_threshold)
+        moved = (shape_change >= self.settings.shape_threshold) | (
+            appearance_change >= self.settings.appearance_threshold
+        )
         visible = area >= self.visible_area
         varied = (visible & (moved | ~self.was_visible)).any(dim=1)
 
         largest, foreground = probs.amax(dim=1), probs.sum(dim=1) > 0.5
         count = foreground.sum(dim=(1, 2))
         confidence = (largest * foreground).sum(dim=(1, 2)) / count.clamp(min=1)
-        confident = (count > 0) & (confidence >= self.min_confidence)
+        confident = (count > 0) & (confidence >= self.settings.min_confidence)
 
         # Filled on the device: sending a list to a GPU would wait for it.
         gap = torch.cat([torch.full((1,), t - r, device=probs.device) for r in self.last_written])
-        return confident & (((gap >= self.min_gap) & varied) | (gap >= self.max_gap))
+        return confident & (((gap >= self.settings.min_gap) & varied) | (gap >= self.settings.max_gap))

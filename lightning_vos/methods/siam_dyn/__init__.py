@@ -1,5 +1,6 @@
 """SiamDyn: Siamese dynamic mask estimation network."""
 
-from lightning_vos.methods.siam_dyn.module import SiamDyn
+from lightning_vos.discovery import lazily
 
-__all__ = ["SiamDyn"]
+__all__ = ["SiamDyn", "SiamDynSegmenter"]
+__getattr__ = lazily(__name__, SiamDyn="module", SiamDynSegmenter="segmenter")

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_vos.functional import in_full, tight_boxes
+from lightning_vos.functional import tight_boxes, to_float
 
 MIN_SIZE = 10.0  # pixels; a window around less would show next to nothing
 
@@ -81,7 +81,7 @@ def crop_frames(frames: Tensor, target: Target, unit: int, size: int) -> Tensor:
     Returns:
         ``(B * K, C, size, size)``, float32 or float64.
     """
-    frames = in_full(frames)  # half precision cannot tell one pixel of a frame from the next
+    frames = to_float(frames)  # half precision cannot tell one pixel of a frame from the next
     mean = frames.mean(dim=(2, 3), keepdim=True)
     windows = _sample(frames - mean, target, unit, offsets(size, like=target.centre), "bilinear")
     return (windows + mean.unsqueeze(1)).flatten(0, 1)
@@ -125,7 +125,7 @@ def crop_templates(
     one_each = Target(*(state.flatten(0, 1).unsqueeze(1) for state in target))
     inside = crop_masks(masks.flatten(0, 1).to(windows.dtype), one_each, unit, unit + 1, 1)
     if masked:
-        mean = in_full(frames).mean(dim=(2, 3), keepdim=True).repeat_interleave(masks.shape[1], dim=0)
+        mean = to_float(frames).mean(dim=(2, 3), keepdim=True).repeat_interleave(masks.shape[1], dim=0)
         windows = torch.lerp(mean, windows, inside)
     return torch.cat([windows, inside], dim=1) if marked else windows
 
@@ -176,7 +176,7 @@ def paste(windows: Tensor, target: Target, unit: int, frame: tuple[int, int]) ->
         for axis in (0, 1)
     )
     grid = _grid(columns, rows, windows.shape[-2:]).flatten(0, 1)
-    maps = in_full(windows).flatten(0, 1).unsqueeze(1)
+    maps = to_float(windows).flatten(0, 1).unsqueeze(1)
     pasted = F.grid_sample(maps, grid.to(maps.dtype), "bilinear", padding_mode="zeros", align_corners=True)
     return pasted.view(*windows.shape[:2], *frame)
 

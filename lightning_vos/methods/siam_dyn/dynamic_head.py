@@ -29,7 +29,6 @@ class DynamicHead(nn.Module):
     def __init__(
         self, channels: int = 8, dim: int = 8, layers: int = 3, coordinates: bool = True, reach: int = 64
     ) -> None:
-        """See the class."""
         super().__init__()
         self.coordinates = coordinates
         self.reach = reach

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
-from lightning_vos.functional import in_full
+from lightning_vos.functional import to_float
 from lightning_vos.methods.siam_dyn.network import Prediction
 from lightning_vos.methods.siam_dyn.targets import CellTargets
 
@@ -47,9 +47,9 @@ def detection_losses(prediction: Prediction, targets: CellTargets) -> tuple[Tens
     positive = targets.positive.flatten(1)
     weight = positive.to(targets.centreness.dtype)
     count = weight.sum(dim=1).clamp(min=1)
-    focal = sigmoid_focal_loss(in_full(prediction.cls).flatten(1), weight, alpha=0.25, gamma=2).sum(dim=1) / count
+    focal = sigmoid_focal_loss(to_float(prediction.cls).flatten(1), weight, alpha=0.25, gamma=2).sum(dim=1) / count
 
-    predicted = in_full(prediction.box).flatten(2).transpose(1, 2)
+    predicted = to_float(prediction.box).flatten(2).transpose(1, 2)
     # Elsewhere a box of no meaning, but one: no gradient may become infinite before it is multiplied by zero.
     wanted = targets.distances.flatten(2).transpose(1, 2).where(positive.unsqueeze(2), predicted.new_ones(()))
     sign = predicted.new_tensor([-1, -1, 1, 1])
@@ -58,7 +58,7 @@ def detection_losses(prediction: Prediction, targets: CellTargets) -> tuple[Tens
     box = (overlap * share).sum(dim=1) / share.sum(dim=1).clamp(min=1e-6)
 
     entropy = F.binary_cross_entropy_with_logits(
-        in_full(prediction.ctr).flatten(1), targets.centreness.flatten(1), reduction="none"
+        to_float(prediction.ctr).flatten(1), targets.centreness.flatten(1), reduction="none"
     )
     return focal, box, (entropy * weight).sum(dim=1) / count
 
@@ -74,7 +74,7 @@ def mask_losses(logits: Tensor, masks: Tensor, valid: Tensor) -> tuple[Tensor, T
     Returns:
         Dice and binary cross entropy, ``(n,)`` each: means over the kernels that count, 0 without any.
     """
-    logits = in_full(logits)
+    logits = to_float(logits)
     target = masks.to(logits.dtype).unsqueeze(1).expand_as(logits)
     entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(dim=(2, 3))
     overlap = dice(torch.sigmoid(logits), target)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_vos.blocks.backbone import Norm, Trunk
-from lightning_vos.functional import EPSILON, in_full, merge_by_maximum
+from lightning_vos.functional import EPSILON, merge_by_maximum, to_float
 from lightning_vos.losses import mean_over_objects
 from lightning_vos.methods.siam_dyn.crop import Target, crop_frames, crop_masks, crop_templates, paste, target_of
 from lightning_vos.methods.siam_dyn.dynamic_head import DynamicHead, upsample
@@ -121,7 +121,6 @@ class SiamDyn(VOSModule):
         compete: bool = True,
         **kwargs: Any,
     ) -> None:
-        """See the class."""
         super().__init__(**kwargs)
         self.save_hyperparameters(ignore=["weights"])
         for name, value, choices in (("kernel", kernel, get_args(Kernel)), ("state_from", state_from, ("mask", "box"))):
@@ -206,7 +205,7 @@ class SiamDyn(VOSModule):
             theta = F.avg_pool2d(prediction.theta, 3, stride=1, padding=1, count_include_pad=False)
             prediction = prediction._replace(theta=theta)
         logits = self.decode(prediction, choice.cell.unsqueeze(1), 4).squeeze(1)
-        return Query(image, torch.sigmoid(in_full(logits)), choice)
+        return Query(image, torch.sigmoid(to_float(logits)), choice)
 
     def segment(self, query: Query) -> Tensor:
         """Paste the windows: ``(B, K, H, W)`` logits."""
@@ -248,7 +247,7 @@ class SiamDyn(VOSModule):
         """Make templates of the objects whose mask is given here first; move older ones to what is given of them."""
         templates = self.templates
         place, seen = target_of(given > 0.5)
-        place = Target(*(state.to(in_full(image).dtype) for state in place)).clamped(_size(image))
+        place = Target(*(state.to(to_float(image).dtype) for state in place)).clamped(_size(image))
         windows = crop_templates(image, given, place, self.unit, self.masked_template, self.mask_input)
         where, what = (kernel.unflatten(0, seen.shape) for kernel in self.network.templates(self._as_input(windows)))
         new = torch.tensor([birth == self.tracks.t for birth in self.tracks.births], device=given.device)
@@ -278,7 +277,7 @@ class SiamDyn(VOSModule):
         """
         count = cells.shape[1]
         theta = prediction.theta.flatten(2).gather(2, cells.unsqueeze(1).expand(-1, self.head.numbers, -1))
-        positions = cell_positions(prediction.cls.shape[-1], in_full(prediction.box))[cells]
+        positions = cell_positions(prediction.cls.shape[-1], to_float(prediction.box))[cells]
         features = prediction.features.repeat_interleave(count, dim=0)
         logits = self.head(features, theta.transpose(1, 2).flatten(0, 1), positions.flatten(0, 1))
         return upsample(logits, factor).unflatten(0, (-1, count))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lightning_vos.blocks.backbone import Backbone, GroupNorm, Norm, Pyramid, Trunk
 from lightning_vos.blocks.decoder import conv3x3
-from lightning_vos.functional import in_full
+from lightning_vos.functional import to_float
 from lightning_vos.methods.siam_dyn.dynamic_head import DynamicHead
 
 STRIDE = 8  # of the deepest features, crop pixels
@@ -43,7 +43,7 @@ class Prediction(NamedTuple):
     @property
     def score(self) -> Tensor:
         """Probability of a cell times its centre-ness, ``(n, h * w)`` in [0, 1]."""
-        return (torch.sigmoid(in_full(self.cls)) * torch.sigmoid(in_full(self.ctr))).flatten(1)
+        return (torch.sigmoid(to_float(self.cls)) * torch.sigmoid(to_float(self.ctr))).flatten(1)
 
 
 class Correlation(nn.Module):
@@ -66,7 +66,7 @@ def depthwise_correlation(maps: Tensor, kernels: Tensor) -> Tensor:
     In float32 at least: it is little work, and grouped convolutions in half precision are slow where they exist.
     """
     count, channels = maps.shape[:2]
-    maps, kernels = in_full(maps), in_full(kernels)
+    maps, kernels = to_float(maps), to_float(kernels)
     with torch.autocast(maps.device.type, enabled=False):
         out = F.conv2d(
             maps.reshape(1, -1, *maps.shape[2:]), kernels.reshape(-1, 1, *kernels.shape[2:]), groups=count * channels
@@ -84,7 +84,6 @@ class MaskFeatures(nn.Module):
     """
 
     def __init__(self, in_channels: tuple[int, ...], dim: int, channels: int) -> None:
-        """See the class."""
         super().__init__()
         self.refine = nn.ModuleList(_mask_layer(width, dim) for width in in_channels)
         self.tower = nn.Sequential(*(_mask_layer(dim, dim) for _ in range(TOWER)))
@@ -130,7 +129,6 @@ class SiameseNetwork(nn.Module):
         kernel: Kernel,
         in_channels: int = 3,
     ) -> None:
-        """See the class."""
         super().__init__()
         self.trunk = Backbone(trunk, norm, weights, in_channels, stride=8)
         self.adjust = nn.Sequential(nn.Conv2d(self.trunk.channels[-1], dim, 1, bias=False), neck_norm(norm, dim))

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_vos.functional import in_full
+from lightning_vos.functional import to_float
 from lightning_vos.methods.siam_dyn.crop import Target, crop_frames, crop_masks, crop_templates, target_of, to_window
 from lightning_vos.methods.siam_dyn.network import FIRST, STRIDE
 from lightning_vos.methods.siam_dyn.targets import CellTargets, cell_targets, centre_of_mass
@@ -83,7 +83,7 @@ def make_pairs(
         marked: likewise.
     """
     later = slice(1, None) if labels.shape[1] > 1 else slice(0, 1)
-    frames = in_full(frames)
+    frames = to_float(frames)
     draws = draws.to(frames.dtype)
     template_masks = labels[:, :1] == objects[..., None, None]
     search_masks = labels[:, later] == objects[..., None, None]

@@ -26,7 +26,6 @@ class Templates(SequenceState):
     found: Tensor
 
     def __init__(self) -> None:
-        """See the class."""
         super().__init__("where", "what", "centre", "size", "lost", "found")
 
     def __len__(self) -> int:

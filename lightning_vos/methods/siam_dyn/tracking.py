@@ -9,7 +9,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from lightning_vos.functional import in_full
+from lightning_vos.functional import to_float
 from lightning_vos.methods.siam_dyn.crop import Target, offsets, to_frame
 from lightning_vos.methods.siam_dyn.network import Prediction, cell_positions
 from lightning_vos.methods.siam_dyn.targets import distances_to_box
@@ -43,7 +43,7 @@ def choose(prediction: Prediction, previous: Tensor, strength: float, window: fl
         window: influence of the window, in [0, 1].
     """
     score = prediction.score
-    distances = in_full(prediction.box).flatten(2).transpose(1, 2)
+    distances = to_float(prediction.box).flatten(2).transpose(1, 2)
     penalty = change_penalty(distances[..., :2] + distances[..., 2:], previous.unsqueeze(1), strength)
     size = prediction.cls.shape[-1]
     final = (1 - window) * penalty * score + window * hann(size, score).flatten()

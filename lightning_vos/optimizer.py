@@ -1,0 +1,60 @@
+"""AdamW and its learning-rate schedules."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Literal
+
+import torch
+from torch import nn
+
+Schedule = Literal["constant", "step", "cosine"]
+
+
+def adamw(
+    groups: Iterable[tuple[list[nn.Parameter], float]], lr: float, weight_decay: float, fused: bool
+) -> torch.optim.AdamW:
+    """AdamW with decoupled weight decay of every matrix and filter; none on biases and gains.
+
+    Args:
+        groups: parameters, and the factor of their learning rate.
+        lr: learning rate of factor 1.
+        weight_decay: of matrices and filters.
+        fused: one pass over the weights.
+    """
+    parts = []
+    for parameters, factor in groups:
+        for decay in (True, False):
+            chosen = [p for p in parameters if (p.ndim > 1) == decay]
+            if chosen:
+                parts.append({"params": chosen, "lr": lr * factor, "weight_decay": weight_decay if decay else 0.0})
+    optimizer = torch.optim.AdamW(parts, lr=lr, fused=fused)
+    optimizer.register_load_state_dict_post_hook(_lay_out_as_weights)
+    return optimizer
+
+
+def lr_factor(progress: float, warmup: float, schedule: Schedule) -> float:
+    """Learning rate at a share of the run, relative to its peak.
+
+    Args:
+        progress: share of the run, in [0, 1].
+        warmup: share of linear warm-up.
+        schedule: ``constant``; ``step``: times 0.1 from 80 % on; ``cosine``: to 1 %.
+    """
+    if progress < warmup:
+        return max(progress, 1e-3) / warmup
+    if schedule == "step":
+        return 0.1 if progress >= 0.8 else 1.0
+    if schedule == "cosine":
+        share = (min(1.0, progress) - warmup) / (1 - warmup)
+        return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * share))
+    return 1.0
+
+
+def _lay_out_as_weights(optimizer: torch.optim.Optimizer) -> None:
+    """A fused step reads moments in the order of memory: saved in another memory format, they would be scrambled."""
+    for weight, moments in optimizer.state.items():
+        for name, moment in moments.items():
+            if moment.shape == weight.shape:
+                moments[name] = torch.empty_like(weight).copy_(moment)

@@ -1,6 +1,6 @@
 """Data for video object segmentation: still images, video sequences, and a user's own videos."""
 
-from datamodules.images import ImageSet
+from datamodules.image_sets import ImageSet
 from datamodules.layouts import DavisSet, SequenceSet, YouTubeVOSSet
 from datamodules.online import OnlineDataModule
 from datamodules.own_videos import PredictDataModule

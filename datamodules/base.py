@@ -12,7 +12,7 @@ import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
-from datamodules.images import ImageSet, Still
+from datamodules.image_sets import ImageSet, Still
 from datamodules.layouts import SequenceSet, VideoFiles
 from datamodules.samplers import ClipSampler, VideoSampler
 from datamodules.sequences import EvaluationSet

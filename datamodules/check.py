@@ -21,7 +21,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from datamodules.images import ImageSet, Still, read_image
+from datamodules.image_sets import ImageSet, Still
+from datamodules.images import read_image
 from datamodules.layouts import SequenceSet, VideoFiles
 from datamodules.sequences import EvaluationSet
 from datamodules.video import VideoDataModule

@@ -9,7 +9,8 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from datamodules.base import VOSDataModule
-from datamodules.images import Still, read_image, resize_labels
+from datamodules.image_sets import Still
+from datamodules.images import read_image, resize_labels
 from datamodules.layouts import VideoFiles
 from datamodules.samplers import ClipKey
 from datamodules.transforms import StaticTransform, to_clip

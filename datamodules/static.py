@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import Dataset
 
 from datamodules.base import VOSDataModule
-from datamodules.images import Still
+from datamodules.image_sets import Still
 from datamodules.samplers import ClipKey
 from datamodules.transforms import StaticTransform, to_clip
 from lightning_vos.types import Clip

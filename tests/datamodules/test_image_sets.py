@@ -10,7 +10,8 @@ from data_files import EMPTY, SIZE, Unchanged, block, picture, save, write_boxes
 from pycocotools import mask as run_length
 
 from datamodules import ImageSet, StaticDataModule
-from datamodules.images import Still, read_labels
+from datamodules.image_sets import Still
+from datamodules.images import read_labels
 from datamodules.pictures import Pictures
 from datamodules.samplers import ClipKey
 

@@ -71,7 +71,7 @@ class VOSCLI(LightningCLI):
         there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
         if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
             fault = f"nothing can be written to {there}" if there.is_dir() else f"{there} is a file, not a folder"
-            raise OSError(f"trainer.default_root_dir={folder}: {fault}; choose another RUN, RUNS or OUT")
+            raise OSError(f"trainer.default_root_dir={folder}: {fault}; choose another folder")
 
     def instantiate_classes(self) -> None:
         """Build model, data and trainer.
@@ -113,7 +113,7 @@ class VOSCLI(LightningCLI):
             self.trainer.val_check_interval *= self.trainer.accumulate_grad_batches
         path = self._get(self.config, "ckpt_path")
         if self.subcommand == "predict" and path is None and self.model.weights is None:
-            raise ValueError("predict without weights; set --ckpt_path to a checkpoint (make predict: CKPT)")
+            raise ValueError("predict without weights; set --ckpt_path to a checkpoint")
         if path == "last":
             callbacks = [c for c in self.trainer.callbacks if isinstance(c, ModelCheckpoint)]  # type: ignore[attr-defined]
             files = dict.fromkeys(Path(callback.dirpath or "") / "last.ckpt" for callback in callbacks)
@@ -130,7 +130,7 @@ class VOSCLI(LightningCLI):
                 changed = [f"{k}={v}" for k, v in settings if k in self.model.hparams and self.model.hparams[k] != v]
                 raise ValueError(
                     f"{file}: does not fit this model, it was trained with {', '.join(changed) or 'another version'}; "
-                    "set the same again, or choose another RUN (trainer.default_root_dir)"
+                    "set the same again, or choose another --trainer.default_root_dir"
                 )
             if self.subcommand == "fit":
                 check_continues(checkpoint, str(file), self.model, self.trainer)
@@ -165,7 +165,7 @@ def with_settings_of(args: Sequence[str]) -> list[str]:
     if not args or args[0] == "fit" or path is None:
         return args  # a resumed training is described by its configuration
     if not Path(path).is_file():
-        raise FileNotFoundError(f"--ckpt_path={path}: no such file; train first, or set CKPT to a checkpoint")
+        raise FileNotFoundError(f"--ckpt_path={path}: no such file; train first, or give another checkpoint")
     checkpoint = read_checkpoint(path)
     files = list(option_values(args, "--config", "-c"))
     for _, file in files:
@@ -173,7 +173,7 @@ def with_settings_of(args: Sequence[str]) -> list[str]:
         if configured is not None and configured.rpartition(".")[2] != checkpoint["method"]:
             raise ValueError(
                 f"--ckpt_path={path}: a checkpoint of {checkpoint['method']}, but {file} asks for {configured}; "
-                "choose METHOD or CKPT to match"
+                "choose --config or --ckpt_path to match"
             )
     settings = {name: value for name, value in checkpoint["hyper_parameters"].items() if not name.startswith("_")}
     model = {"model": {"class_path": f"lightning_vos.{checkpoint['method']}", "init_args": settings}}

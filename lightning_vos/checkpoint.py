@@ -97,7 +97,7 @@ def check_method(checkpoint: dict[str, Any], module: nn.Module, what: str) -> No
     """
     method = checkpoint.get("method", type(module).__name__)
     if method != type(module).__name__:
-        raise ValueError(f"{what} belongs to {method}, not to {type(module).__name__}: choose METHOD to match")
+        raise ValueError(f"{what} belongs to {method}, not to {type(module).__name__}: choose --model to match")
 
 
 def check_continues(checkpoint: dict[str, Any], path: str, model: LightningModule, trainer: Trainer) -> None:
@@ -111,7 +111,7 @@ def check_continues(checkpoint: dict[str, Any], path: str, model: LightningModul
     if ended and done < steps:
         raise ValueError(
             f"{path}: this run is complete after {done} steps, trainer.max_steps={steps} cannot lengthen it; choose "
-            f"another RUN, with WEIGHTS={path} to start from what it has learned"
+            f"another --trainer.default_root_dir, with --model.weights={path} to start from what it has learned"
         )
     given: tuple[str, ...] = getattr(model, "pretrained", ())  # they are in the checkpoint, which does not name them
     own, saved = model.hparams, checkpoint["hyper_parameters"]

@@ -29,7 +29,7 @@ def become(command: Sequence[str], **environment: str) -> NoReturn:
         OSError: there is no such program.
     """
     print(*(f"{name}={value}" for name, value in environment.items()), shlex.join(command), flush=True)
-    os.execvpe(command[0], command, _environment(environment))
+    os.execvpe(command[0], [*command], _environment(environment))
 
 
 def in_turn(commands: Iterable[Sequence[str]]) -> int:

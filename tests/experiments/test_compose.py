@@ -11,6 +11,7 @@ from tiny_runs import METHODS, ROOT, commands, planned
 
 from experiments.compose import Experiment, compose, from_static, predict, train
 from experiments.options import experiment_of, parse
+from experiments.plan import scored
 
 METHOD = "remn" if "remn" in METHODS else METHODS[0]
 
@@ -161,3 +162,14 @@ def test_from_another_folder_the_files_are_found(tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     words = compose(Experiment(), "static").words
     assert all(Path(word).is_file() for word in words if word.endswith(".yaml"))
+
+
+def test_an_evaluation_is_needed_unless_the_second_stage_ended_with_one(tmp_path: Path) -> None:
+    e = Experiment(runs=str(tmp_path))
+    video = compose(e, "video")
+    assert not scored(e)
+    for age, path, done in ((300, video.results, True), (200, video.hands_over, False), (100, video.results, True)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        os.utime(path, (1e9 - age, 1e9 - age))
+        assert scored(e) is done

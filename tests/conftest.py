@@ -68,7 +68,7 @@ SMALL: dict[str, dict[str, Any]] = {
     },
 }
 
-LONGEST = ["test_slurm", "test_kills", "test_resume", "test_ddp", "test_experiments"]
+LONGEST = ["test_slurm", "test_kills", "test_resume", "test_ddp", "test_stages"]
 
 METHODS = [name for name in lightning_vos.__all__ if name not in ("VOSModule", "load")]
 

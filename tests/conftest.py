@@ -69,7 +69,7 @@ SMALL: dict[str, dict[str, Any]] = {
     },
 }
 
-LONGEST = ["test_slurm", "test_kills", "test_resume", "test_ddp", "test_experiments"]
+LONGEST = ["test_slurm", "test_kills", "test_resume", "test_ddp", "test_stages"]
 
 METHODS = list(SMALL)
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from data_files import block, picture, save, write_davis, write_sequence, write_static
 from PIL import Image
-from tiny_runs import EXPERIMENTS, make
+from tiny_runs import EXPERIMENTS, commands
 
 from datamodules.check import main
 
@@ -226,8 +226,9 @@ def test_no_such_folder_is_one_line(config: Path, tmp_path: Path, capsys: pytest
     assert printed.err == f"error: {tmp_path}/nowhere: no such folder; set --root to where the data sets are\n"
 
 
-def test_make_checks_both_uses_of_a_set() -> None:
-    line = make("check-data", "DATA=youtube_vos", "DATA_ROOT=/sets").stdout
-    assert "experiments/data/youtube_vos.yaml experiments/submission/youtube_vos.yaml --root=/sets" in line
+def test_both_uses_of_a_set_are_checked() -> None:
+    (words,) = commands("check-data", "DATA=youtube_vos", "DATA_ROOT=/sets")
+    assert words == ["experiments/data/youtube_vos.yaml", "experiments/submission/youtube_vos.yaml", "--root=/sets"]
     for path in EXPERIMENTS.glob("submission/*.yaml"):
-        assert make("check-data", f"DATA={path.stem}").stdout.count(f"experiments/submission/{path.name}") == 1
+        (words,) = commands("check-data", f"DATA={path.stem}")
+        assert words.count(f"experiments/submission/{path.name}") == 1

@@ -6,7 +6,6 @@ from callbacks.davis_evaluation import DavisEvaluation
 from callbacks.dry_run import DryRun
 from callbacks.evaluation_record import EvaluationRecord
 from callbacks.fps import FPSLogger, clock, device_name
-from callbacks.lost_targets import LostTargets
 from callbacks.mask_exports import MaskExports
 from callbacks.mask_images import MaskImages
 from callbacks.mask_writer import MaskWriter
@@ -29,7 +28,6 @@ __all__ = [
     "EvaluationRecord",
     "FPSLogger",
     "LastCheckpoint",
-    "LostTargets",
     "MaskExports",
     "MaskImages",
     "MaskWriter",

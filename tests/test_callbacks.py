@@ -21,7 +21,6 @@ from callbacks import (
     PALETTE,
     DavisEvaluation,
     FPSLogger,
-    LostTargets,
     MaskImages,
     device_name,
     overlay,
@@ -559,48 +558,3 @@ class _WriteMetrics(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         torch.save(metrics, Path(self.folder) / f"rank{trainer.global_rank}.pt")
-
-
-# ---------------------------------------------------------------- lost targets
-
-
-class Follower(Model):
-    """Loses every third pair of an object and a frame."""
-
-    lost_targets: Tensor | None = None
-
-    def validation_step(self, video: Video, batch_idx: int, dataloader_idx: int = 0) -> None:
-        super().validation_step(video, batch_idx)
-        self.lost_targets = None
-
-    def lost(self, video: Video, t: int) -> Tensor:
-        followed = sum(len(prompt.unique()) - 1 for start, prompt in video.prompts.items() if start <= t)
-        return (torch.arange(followed) + t + video.index).remainder(3).unsqueeze(0) == 0
-
-
-class Follows(FrameCallback):
-    """Sets what the model lost, as segmenting the frame would."""
-
-    def on_frame_start(self, trainer: Trainer, pl_module: LightningModule, video: Video, t: int) -> None:
-        assert isinstance(pl_module, Follower)
-        pl_module.lost_targets = pl_module.lost(video, t)
-
-
-def test_lost_targets_is_the_share_over_all_frames_without_a_prompt(tmp_path: Path) -> None:
-    videos = Videos([6, 5, 4], [2, 1, 3], late=True)
-    model = Follower(videos)
-    trainer = _trainer(tmp_path, [Follows(), LostTargets()])
-    trainer.validate(model, _loader(videos), verbose=False)
-    pairs = [
-        lost
-        for video in (videos[i] for i in range(3))
-        for t in range(len(video))
-        if t not in video.prompts
-        for lost in model.lost(video, t).flatten().tolist()
-    ]
-    assert 0 < sum(pairs) < len(pairs)
-    assert trainer.callback_metrics["val/lost_targets"].item() == pytest.approx(sum(pairs) / len(pairs))
-
-    trainer = _trainer(tmp_path, [LostTargets()])
-    trainer.validate(Model(videos), _loader(videos), verbose=False)
-    assert "val/lost_targets" not in trainer.callback_metrics

@@ -19,7 +19,7 @@ from lightning_vos.methods.siam_dyn.correlation import Template
 from lightning_vos.methods.siam_dyn.losses import best_positives, detection_losses, mask_losses
 from lightning_vos.methods.siam_dyn.lost_targets import LostTargets
 from lightning_vos.methods.siam_dyn.pairs import Pairs, PairSettings, draw_numbers, make_pairs
-from lightning_vos.methods.siam_dyn.previous_mask import previous_masks
+from lightning_vos.methods.siam_dyn.previous_mask import PARTS, previous_masks
 from lightning_vos.methods.siam_dyn.segmenter import SiamDynSegmenter
 from lightning_vos.module import VOSModule
 from lightning_vos.types import ClipBatch
@@ -138,8 +138,8 @@ class SiamDyn(VOSModule, SiamDynSegmenter):
         own = torch.arange(len(before), device=before.device).unflatten(0, (-1, each))[:, 1::2].flatten()
         if len(own) == 0:
             return before
-        unaided = pairs.spoil[own, 3] >= 0.5
-        seen = before[own].masked_fill(unaided[:, None, None], 0)
+        _, nothing, _ = pairs.spoil[own].split(PARTS, dim=1)
+        seen = before[own].masked_fill((nothing >= 0.5).unsqueeze(2), 0)
         windows = torch.cat([pairs.searches[own], seen.unsqueeze(1)], dim=1)
         prediction = self.network(self.as_input(windows), template.of(own))
         masks = self.decode(prediction, prediction.score.argmax(dim=1, keepdim=True), factor=4).squeeze(1) > 0

@@ -15,7 +15,7 @@ import torch
 from callbacks import device_name
 from datamodules import DavisSet
 from datamodules.sequences import EvaluationSet
-from lightning_vos import SiamDyn, load
+from lightning_vos import SiamDynSegmenter, load
 from lightning_vos.functional import intersection_over_union, one_hot
 
 
@@ -41,12 +41,12 @@ def main() -> None:
         overlaps, drift = [], torch.zeros(count)
         with model.sequence():
             model.step(frame, mask)
-            start = model.templates.centre.clone() if isinstance(model, SiamDyn) else None
+            start = model.state.centre.clone() if isinstance(model, SiamDynSegmenter) else None
             for _ in range(args.frames):
                 found = one_hot(model.step(frame).argmax(dim=1)[0].to(torch.uint8), count).unsqueeze(0)
                 overlaps.append(intersection_over_union(found > 0, mask > 0)[0].diagonal())
                 if start is not None:
-                    drift = drift.maximum((model.templates.centre - start).norm(dim=2)[0])
+                    drift = drift.maximum((model.state.centre - start).norm(dim=2)[0])
         first, least = overlaps[0], torch.stack(overlaps).amin(dim=0)
         for k in range(count):
             print(f"{video.name:<33}{k + 1:<8}{first[k]:<11.3f}{least[k]:<11.3f}{drift[k]:.2f}", flush=True)

@@ -60,15 +60,6 @@ class FrameCallback(Callback):
 
 
 @runtime_checkable
-class TargetTracker(Protocol):
-    """A method that follows targets and knows when it has lost one: what callbacks may ask of it."""
-
-    @property
-    def lost_targets(self) -> Tensor | None:
-        """``(B, K)`` bool, objects that were not found on the last frame; ``None`` outside a sequence."""
-
-
-@runtime_checkable
 class MaskMatcher(Protocol):
     """A method that matches mask proposals: what callbacks may ask of it."""
 

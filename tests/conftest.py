@@ -61,11 +61,11 @@ SMALL: dict[str, dict[str, Any]] = {
         "trunk": "resnet10",
         "norm": "group",
         "dim": 16,
-        "mask_dim": 16,
+        "head.mask_dim": 16,
         "template_size": 65,
         "search_size": 129,
         # An untrained network would lose every target on the first frame, and no state would ever move.
-        "lost_score": 0.0,
+        "tracking.lost_score": 0.0,
     },
 }
 

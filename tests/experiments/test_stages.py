@@ -25,6 +25,7 @@ from tiny_runs import (
 )
 
 from lightning_vos.cli import VOSCLI
+from lightning_vos.settings import flat
 
 STAGES = ("static", "video")
 pytestmark = pytest.mark.slow
@@ -140,7 +141,7 @@ def test_options_go_over_the_settings_of_the_checkpoint(runs: Runs, demo: Path, 
     changes = {"lr": 0.25, **({"top_k": 5} if "top_k" in runs.video.model.hparams else {})}
     options = [f"--model.{name}={value}" for name, value in changes.items()]
     cli, _ = started([*command, *tiny(demo, tmp_path), "--trainer.limit_val_batches=1", *options])
-    hparams = dict(cli.model.hparams)
+    hparams = flat(cli.model.hparams)
     assert {name: hparams[name] for name in changes} == changes
     kept = {name: value for name, value in SMALL[class_name(runs.method)].items() if name not in changes}
     assert {name: hparams[name] for name in kept} == kept

@@ -12,6 +12,7 @@ from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_com
 
 from experiments.compose import Experiment, compose
 from experiments.resolve import resolve
+from lightning_vos.settings import flat
 
 
 def sweep(method: str) -> dict[str, Any]:
@@ -33,7 +34,7 @@ def test_every_value_of_every_parameter_arrives(method: str, monkeypatch: pytest
     for trial in drawn(sweep(method)["parameters"]):
         rendered = create_sweep_command_args({"args": {name: {"value": value} for name, value in trial.items()}})
         run = compose(Experiment(method=method, data="davis17", options=tuple(rendered["args"])), "video")
-        settings = resolve(run)["model"]["init_args"]
+        settings = flat(resolve(run)["model"]["init_args"])
         assert {name: settings[name.removeprefix("model.")] for name in trial} == trial
 
 

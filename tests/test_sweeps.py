@@ -11,6 +11,7 @@ from tiny_runs import METHODS, ROOT, commands
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
 from lightning_vos.__main__ import main
+from lightning_vos.settings import flat
 
 
 def sweep(method: str) -> dict[str, Any]:
@@ -38,7 +39,7 @@ def test_every_value_of_every_parameter_arrives(
         with pytest.raises(SystemExit) as stopped:
             main([*command, *rendered["args"], "--print_config"])
         assert stopped.value.code == 0
-        settings = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]
+        settings = flat(yaml.safe_load(capsys.readouterr().out)["model"]["init_args"])  # parts too are plain names
         assert {name: settings[name.removeprefix("model.")] for name in trial} == trial
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from callbacks import device_name
-from datamodules import SequenceSet
+from datamodules import DavisSet
 from datamodules.sequences import EvaluationSet
 from lightning_vos import SiamDyn, load
 from lightning_vos.functional import intersection_over_union, one_hot
@@ -29,7 +29,7 @@ def main() -> None:
     args = parser.parse_args()
 
     model = load(args.ckpt)
-    video_set = EvaluationSet(SequenceSet(args.set, split="val").videos(Path(args.root)))
+    video_set = EvaluationSet(DavisSet(args.set, split="val").videos(Path(args.root)))
     print(f"{type(model).__name__}, {args.frames} frames, {device_name('cpu')}")
     print("video                            object  IoU first  IoU least  drift in pixels")
     kept, still, objects = 0, 0, 0

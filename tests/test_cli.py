@@ -20,7 +20,7 @@ from PIL import Image
 from tiny_runs import METHODS, ROOT, commands, make, small_model, started, tiny, training, write_tiny_demo
 from torchvision.models import resnet18
 
-from lightning_vos.__main__ import last_message, main, run
+from lightning_vos.cli import last_message, main, run
 
 METHOD = "remn" if "remn" in METHODS else METHODS[0]
 
@@ -91,7 +91,7 @@ def complain(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
             r"--model.class_path=lightning_vos.NONE: there is no NONE in lightning_vos; choose from .*REMN.*",
         ),
         ("--data.crop=large", "--data.crop=large: expected int"),
-        ("--data.val.years=2017", "--data.val.years=2017: datamodules.SequenceSet has no such option; .* year?"),
+        ("--data.val.years=2017", "--data.val.years=2017: datamodules.DavisSet has no such option; .* year?"),
         ("--data.val.year=2018", "--data.val.year=2018: expected one of '2016', '2017'"),
         ("--data.crop=0", "data.crop=0 must be at least 1"),
         ("--trainer.max_step=3", "--trainer.max_step=3: no such option; did you mean --trainer.max_steps?"),
@@ -102,7 +102,7 @@ def complain(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
         ("--config=nowhere.yaml", "--config=nowhere.yaml: .*not exist.*"),
         ("--model.weights=nowhere.ckpt", "--model.weights=nowhere.ckpt: no such file; give a checkpoint .*"),
         ("--ckpt_path=nowhere.ckpt", "--ckpt_path=nowhere.ckpt: no such file; .* last to continue .*"),
-        ("--data.root=nowhere", "data.root=nowhere: no such folder; set DATA_ROOT or --data.root .*"),
+        ("--data.root=nowhere", "data.root=nowhere: no such folder; set --data.root .*"),
         (
             "--data.val.split=dev",
             r".*ImageSets/2017/dev.txt: no such list; lists for year 2017: train, val; correct .*",
@@ -122,7 +122,8 @@ def test_options(option: str, line: str, complain: Complain, demo: Path) -> None
         ("trainer:\n  max_step: 3\n", "FILE: trainer.max_step: no such option; did you mean trainer.max_steps?"),
         ("data:\n  init_args:\n    crop: large\n", "FILE: data.crop: got large, expected int"),
         (
-            "data:\n  init_args:\n    videos:\n      - {root: demo, year: 2017}\n",
+            "data:\n  init_args:\n    videos:\n      - class_path: datamodules.DavisSet\n"
+            "        init_args: {root: demo, year: 2017}\n",
             "FILE: data.videos.year: got 2017, expected one of '2016', '2017'; write it in quotes, '2017'",
         ),
         (
@@ -146,6 +147,21 @@ def test_files(text: str, line: str, complain: Complain, demo: Path, tmp_path: P
     (command,) = commands("static", f"METHOD={METHOD}", "DATA=demo")  # options would go over what the file says
     args = [*command, f"--config={file}", f"--data.root={demo}", "--data.demo=false"]
     assert re.fullmatch(_pattern(line).replace("FILE", re.escape(str(file))), complain(args))
+
+
+def test_a_set_without_a_class(complain: Complain, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("data:\n  init_args:\n    val: {root: demo}\n")
+    files = ["experiments/base.yaml", "experiments/video.yaml", str(file), f"experiments/{METHOD}/model.yaml"]
+    line = complain(["fit", *(f"--config={name}" for name in files)])
+    assert line == f"{file}: data.val: name a subclass of datamodules.SequenceSet by class_path"
+
+
+def test_what_a_data_module_fixes_is_no_option(complain: Complain) -> None:
+    option = "--data.clip_length=3"
+    line = complain([*commands("static", "METHOD=dmm_net", "DATA=demo")[0], option])
+    assert line.startswith(f"{option}: datamodules.PictureDataModule has no such option; choose from root, batch_size")
+    assert "clip_length" not in line.removeprefix(option)
 
 
 @pytest.mark.parametrize(

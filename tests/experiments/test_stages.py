@@ -138,7 +138,8 @@ def test_evaluation_builds_the_network_of_the_checkpoint(runs: Runs) -> None:
 
 def test_options_go_over_the_settings_of_the_checkpoint(runs: Runs, demo: Path, tmp_path: Path) -> None:
     (command,) = commands("eval", f"METHOD={runs.method}", f"CKPT={runs.folder}/video/checkpoints/last.ckpt")
-    changes = {"lr": 0.25, **({"top_k": 5} if "top_k" in runs.video.model.hparams else {})}
+    saved = flat(runs.video.model.hparams)
+    changes = {"lr": 0.25, **{name: 5 for name in saved if name.rpartition(".")[2] == "top_k"}}
     options = [f"--model.{name}={value}" for name, value in changes.items()]
     cli, _ = started([*command, *tiny(demo, tmp_path), "--trainer.limit_val_batches=1", *options])
     hparams = flat(cli.model.hparams)

@@ -14,7 +14,6 @@ from callbacks.overlay_video import OverlayVideo
 from callbacks.palette import PALETTE, overlay, save_palette_png
 from callbacks.prediction_progress import PredictionProgress
 from callbacks.progress_lines import ProgressBar, ProgressLines
-from callbacks.proposals import PerfectMatcher, ProposalRecall
 from callbacks.run_summary import RunSummary
 from callbacks.submission import Submission
 from callbacks.wandb import AutoWandbLogger
@@ -34,11 +33,9 @@ __all__ = [
     "MaskImages",
     "MaskWriter",
     "OverlayVideo",
-    "PerfectMatcher",
     "PredictionProgress",
     "ProgressBar",
     "ProgressLines",
-    "ProposalRecall",
     "RunSummary",
     "Submission",
     "clock",

@@ -63,17 +63,3 @@ class TargetTracker(Protocol):
     @property
     def lost_targets(self) -> Tensor | None:
         """``(B, K)`` bool, objects that were not found on the last frame; ``None`` outside a sequence."""
-
-
-@runtime_checkable
-class MaskMatcher(Protocol):
-    """A method that matches mask proposals: what callbacks may ask of it."""
-
-    stride: int
-
-    @property
-    def proposal_masks(self) -> Tensor | None:
-        """``(B, m, H, W)`` proposals of the last frame in [0, 1], padded to the stride; ``None`` outside a sequence."""
-
-    def reveal(self, truth: Tensor | None) -> None:
-        """Give the ground truth ``(B, K, H, W)``, padded, of the next frame: it is then matched perfectly."""

@@ -58,8 +58,8 @@ class PerfectMatcher(FrameCallback):
         """Take the matcher's place."""
         if not isinstance(pl_module, DMMNetSegmenter) or stage == "fit":
             raise ValueError(
-                f"--trainer.callbacks: PerfectMatcher with {type(pl_module).__name__}, {stage}: it is for the evaluation "
-                "of DMM-Net; take it off"
+                f"--trainer.callbacks: PerfectMatcher with {type(pl_module).__name__}, {stage}: it is for the "
+                "evaluation of DMM-Net; take it off"
             )
         self._oracle = Oracle(pl_module.matcher, lambda: pl_module.state.proposals)
         pl_module.matcher = self._oracle

@@ -1,4 +1,4 @@
-"""DMM-Net's network: every frame is a bag of mask proposals; templates are matched to them, and what matches is refined.
+"""DMM-Net's network: a frame is a bag of mask proposals; templates are matched to them, what matches is refined.
 
 Zeng et al., "DMM-Net: Differentiable Mask-Matching Network for Video Object Segmentation", ICCV 2019 (arXiv
 1909.12471). ``docs/dmm_net.md`` says which number comes from where.
@@ -172,10 +172,7 @@ class DMMNetSegmenter(Segmenter):
             ``(B, K, H, W)`` probabilities.
         """
         match = self.match(query, followed)
-        if self.refinement:
-            probs = self.refine(query.skips, self.shown(match), followed)
-        else:
-            probs = match.masks.clamp(0, 1)  # weights of a relaxed assignment may leave [0, 1] a little
+        probs = self.refine(query.skips, self.shown(match), followed) if self.refinement else match.masks.clamp(0, 1)
         if self.training:
             self.state.clip.append((match, probs))
         return probs

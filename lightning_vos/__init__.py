@@ -27,7 +27,7 @@ def __getattr__(name: str) -> Any:
 
         return VOSModule
     if not name.startswith("_"):
-        from lightning_vos.methods import installed
+        from lightning_vos.discovery import installed
 
         offers = installed()
         if name in offers:

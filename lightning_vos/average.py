@@ -14,10 +14,11 @@ from pathlib import Path
 
 import torch
 
-from lightning_vos.__main__ import quieten, run
 from lightning_vos.checkpoint import check_fits, check_method, read_checkpoint, restore
+from lightning_vos.cli import run
 from lightning_vos.module import VOSModule
 from lightning_vos.official import save_checkpoint
+from lightning_vos.quiet import quieten
 
 
 def averaged(paths: Sequence[str]) -> VOSModule:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_vos.methods import find
+from lightning_vos.discovery import find
 from lightning_vos.settings import build, parameters
 
 

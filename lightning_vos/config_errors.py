@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import yaml
 
+from lightning_vos.discovery import installed
+
 _HEADINGS = ("Does not validate", "Subtypes:", "Errors:", "Expected a path but")
 
 
@@ -159,8 +161,10 @@ def _parameters(class_path: str) -> list[str]:
 
 
 def _public(module: str) -> list[str]:
+    """Names of the classes that a module offers; of ours, those of the installed methods."""
     loaded = import_module(module)
-    return [name for name in getattr(loaded, "__all__", []) if isinstance(getattr(loaded, name), type)]
+    names = installed() if module == "lightning_vos" else getattr(loaded, "__all__", [])
+    return [name for name in names if isinstance(getattr(loaded, name), type)]
 
 
 def _yaml_error(file: Path) -> str | None:

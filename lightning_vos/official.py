@@ -13,9 +13,10 @@ from typing import Any
 import yaml
 from lightning import Trainer
 
-from lightning_vos.__main__ import quieten, run
-from lightning_vos.methods import installed
+from lightning_vos.cli import run
+from lightning_vos.discovery import installed
 from lightning_vos.module import VOSModule
+from lightning_vos.quiet import quieten
 
 
 def save_checkpoint(model: VOSModule, path: str) -> None:

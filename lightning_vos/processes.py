@@ -1,4 +1,4 @@
-"""How many processes a run is: ``devices: ${processes:2}`` in a configuration, and tasks that Slurm has started."""
+"""How many processes a run is where there is no GPU: ``devices: ${processes:2}`` in a configuration."""
 
 from __future__ import annotations
 
@@ -23,26 +23,6 @@ def processes(wanted: int) -> int:
     return min(wanted, len(os.sched_getaffinity(0)))
 
 
-OmegaConf.register_resolver("processes", processes, replace=True)
-
-
-def check_tasks(devices: int, nodes: int) -> None:
-    """Refuse a number of Slurm tasks that does not fit: each would train alone, or all would wait for one.
-
-    Args:
-        devices: of a node, as the trainer counts them.
-        nodes: likewise.
-
-    Raises:
-        ValueError: with both numbers.
-    """
-    if not SLURMEnvironment.detect():
-        return
-    tasks = int(os.environ["SLURM_NTASKS"])
-    if tasks > 1 and "SLURM_STEP_ID" not in os.environ:
-        raise ValueError(f"SLURM_NTASKS={tasks}, but this is one process: start it with srun, as make slurm does")
-    if tasks != devices * nodes:
-        raise ValueError(
-            f"SLURM_NTASKS={tasks} for trainer.devices={devices} on trainer.num_nodes={nodes}: one task a device is "
-            f"needed; ask Slurm for --nodes={nodes} --ntasks-per-node={devices}"
-        )
+def offer_processes() -> None:
+    """Let configurations say ``devices: ${processes:2}``."""
+    OmegaConf.register_resolver("processes", processes, replace=True)

@@ -98,7 +98,8 @@ def _choices(hint: Any) -> tuple[Any, ...]:
 
 
 def _hints(cls: type) -> dict[str, Any]:
-    return get_type_hints(cls.__init__) if "__init__" in vars(cls) else {}
+    constructor = vars(cls).get("__init__")
+    return get_type_hints(constructor) if inspect.isfunction(constructor) else {}
 
 
 def _built(hint: Any, value: Any) -> Any:

@@ -20,7 +20,7 @@ from PIL import Image
 from tiny_runs import METHODS, ROOT, commands, make, small_model, started, tiny, training, write_tiny_demo
 from torchvision.models import resnet18
 
-from lightning_vos.__main__ import last_message, main, run
+from lightning_vos.cli import last_message, main, run
 
 METHOD = "remn" if "remn" in METHODS else METHODS[0]
 

@@ -28,7 +28,7 @@ from tiny_runs import (
     write_tiny_demo,
 )
 
-from lightning_vos.__main__ import VOSCLI, main
+from lightning_vos.cli import VOSCLI, main
 from lightning_vos.config_errors import option_values
 
 STAGES = ("static", "video")

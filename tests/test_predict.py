@@ -24,7 +24,7 @@ from torch import Tensor
 from callbacks import MaskExports, OverlayVideo, PredictionProgress
 from datamodules.prompts import read_prompts
 from lightning_vos import VOSModule
-from lightning_vos.__main__ import run
+from lightning_vos.cli import run
 from lightning_vos.frame_callback import FrameCallback
 from lightning_vos.functional import one_hot
 from lightning_vos.video import Video

@@ -1,8 +1,9 @@
-"""Who may import whom: methods know nothing of data and of measuring, and nothing of each other."""
+"""Who may import whom, how long a file may be, and how much a constructor may ask for."""
 
 from __future__ import annotations
 
 import ast
+import statistics
 from pathlib import Path
 
 import pytest
@@ -77,3 +78,41 @@ def test_the_rules_themselves(module: str, line: str, wrong: bool) -> None:
 
 def test_the_files_are_found() -> None:
     assert {path.parent.name for path in FILES} >= {"lightning_vos", "remn", "blocks", "datamodules", "callbacks"}
+
+
+def lengths(*folders: str) -> dict[str, int]:
+    paths = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    return {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in paths}
+
+
+def test_files_are_short() -> None:
+    library = lengths("lightning_vos", "datamodules", "callbacks", "experiments")
+    assert {name: lines for name, lines in library.items() if lines > 300} == {}
+    assert 80 <= statistics.median(library.values()) <= 160
+    assert {name: lines for name, lines in lengths("tests").items() if lines > 400} == {}
+
+
+def own_settings(source: str) -> dict[str, int]:
+    """How many settings each class of a module takes itself, beside what it passes on as ``**kwargs``."""
+    found = {}
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ClassDef):
+            constructor = next((n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
+            if constructor is not None:
+                arguments = constructor.args
+                found[node.name] = len(arguments.args) + len(arguments.kwonlyargs) - 1
+            elif any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list):
+                found[node.name] = sum(isinstance(n, ast.AnnAssign) for n in node.body)
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_constructors_can_be_read(path: Path) -> None:
+    assert {name: count for name, count in own_settings(path.read_text()).items() if count > 15} == {}
+
+
+def test_settings_are_counted() -> None:
+    many = ", ".join(f"a{i}: int" for i in range(16))
+    assert own_settings(f"class A(B):\n    def __init__(self, {many}, **kwargs): ...") == {"A": 16}
+    fields = "\n".join(f"    a{i}: int = 0" for i in range(17))
+    assert own_settings(f"@dataclass(frozen=True)\nclass A:\n{fields}") == {"A": 17}

@@ -10,7 +10,7 @@ import yaml
 from tiny_runs import METHODS, ROOT, commands
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
-from lightning_vos.__main__ import main
+from lightning_vos.cli import main
 
 
 def sweep(method: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import yaml
 from conftest import SMALL
 
 from datamodules.demo import write_demo
-from lightning_vos.__main__ import VOSCLI, main
+from lightning_vos.cli import VOSCLI, main
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENTS = ROOT / "experiments"

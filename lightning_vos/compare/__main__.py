@@ -10,9 +10,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from lightning_vos.__main__ import run
 from lightning_vos.atomic import unfinished
 from lightning_vos.checkpoint import read_checkpoint
+from lightning_vos.cli import run
 from lightning_vos.compare.page import page
 from lightning_vos.compare.records import Record, read_record, run_names
 from lightning_vos.compare.tables import csv_table, markdown_table

@@ -1,6 +1,6 @@
 """DMM-Net: differentiable mask-matching network."""
 
-from lightning_vos.methods import lazily
+from lightning_vos.discovery import lazily
 
 __all__ = ["DMMNet", "DMMNetProposals", "DMMNetSegmenter"]
 __getattr__ = lazily(

@@ -1,0 +1,67 @@
+"""Evaluation of a network as it was trained: the settings of a checkpoint among those of the command line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+
+import yaml
+
+from lightning_vos.checkpoint import read_checkpoint
+from lightning_vos.config_errors import option_values
+from lightning_vos.discovery import find
+
+
+def with_settings_of(args: Sequence[str]) -> list[str]:
+    """Put the model settings that a checkpoint holds between the configuration files and the options.
+
+    So ``validate --ckpt_path=X`` builds the network that X was trained as, and ``--model.top_k=30`` still changes it.
+
+    Raises:
+        ValueError: the checkpoint cannot be read, or belongs to another method than the configuration names.
+        FileNotFoundError: there is no such checkpoint.
+    """
+    args = list(args)
+    path = next((value for _, value in reversed(list(option_values(args, "--ckpt_path")))), None)
+    if not args or args[0] == "fit" or path is None:
+        return args  # a resumed training is described by its configuration
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"--ckpt_path={path}: no such file; give a checkpoint")
+    checkpoint = read_checkpoint(path)
+    method = checkpoint["method"]
+    class_path = f"lightning_vos.{method}"
+    files = list(option_values(args, "--config", "-c"))
+    for _, file in files:
+        configured = _class_path(file)
+        if configured is not None and configured.rpartition(".")[2] == method:
+            class_path = configured  # which need not be among the installed methods
+        elif configured is not None and method not in _starts_from(configured):
+            raise ValueError(
+                f"--ckpt_path={path}: a checkpoint of {method}, but {file} asks for {configured}; "
+                "choose the checkpoint or the method to match"
+            )
+    if class_path == f"lightning_vos.{method}":
+        find(method, path)
+    model = {"model": {"class_path": class_path, "init_args": checkpoint["hyper_parameters"]}}
+    end = files[-1][0] if files else 1
+    return [*args[:end], "--config", json.dumps(model), *args[end:]]
+
+
+def _starts_from(class_path: str) -> tuple[str, ...]:
+    """Other classes of the same method, whose checkpoints are as good; what cannot be imported is said later."""
+    module, _, name = class_path.rpartition(".")
+    try:
+        return tuple(getattr(import_module(module), name).starts_from)
+    except (ImportError, AttributeError, ValueError):
+        return ()
+
+
+def _class_path(file: str) -> str | None:
+    """The method that a configuration file names, if it does; what is wrong with the file is said when it is parsed."""
+    try:
+        config = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        return str(config["model"]["class_path"])
+    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 Built = TypeVar("Built")
@@ -83,6 +83,7 @@ def check_choices(of: Callable[..., Any] | type, values: Mapping[str, Any]) -> N
             raise ValueError(f"{name}={chosen}: choose from {', '.join(map(str, choices))}")
 
 
+@dataclass(frozen=True)
 class Checked:
     """Base of dataclasses of settings: the choices of their fields are checked."""
 

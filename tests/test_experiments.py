@@ -30,6 +30,7 @@ from tiny_runs import (
 
 from lightning_vos.cli import VOSCLI, main
 from lightning_vos.config_errors import option_values
+from lightning_vos.settings import flat
 
 STAGES = ("static", "video")
 ONLINE = [m for m in METHODS if (EXPERIMENTS / m / "online.yaml").is_file()]
@@ -123,7 +124,7 @@ def _suffix(recipe: str, data: str) -> str:
 def test_training_leaves_everything_behind(runs: Runs, stage: str) -> None:
     folder, cli = runs.folder / stage, getattr(runs, stage)
     assert cli.trainer.global_step == 1
-    assert type(cli.model).__name__ == class_name(runs.method)
+    assert type(cli.model).__name__ == class_name(runs.method, stage)
     assert (folder / "checkpoints" / "last.ckpt").is_file()
     assert (folder / "checkpoints" / "best.ckpt").is_file()
     assert {path.name for path in (folder / "results").iterdir()} == {
@@ -187,7 +188,7 @@ def test_options_go_over_the_settings_of_the_checkpoint(runs: Runs, demo: Path, 
     changes = {"lr": 0.25, **({"top_k": 5} if "top_k" in runs.video.model.hparams else {})}
     options = [f"--model.{name}={value}" for name, value in changes.items()]
     cli, _ = started([*command, *tiny(demo, tmp_path), "--trainer.limit_val_batches=1", *options])
-    hparams = dict(cli.model.hparams)
+    hparams = flat(cli.model.hparams)
     assert {name: hparams[name] for name in changes} == changes
     kept = {name: value for name, value in SMALL[class_name(runs.method)].items() if name not in changes}
     assert {name: hparams[name] for name in kept} == kept
@@ -208,7 +209,7 @@ def test_full_size(method: str, demo: Path, tmp_path: Path) -> None:
     (command,) = commands("video", f"METHOD={method}", "DATA=demo", "RECIPE=")
     args = [*command, *tiny(demo, tmp_path), *training(1), "--trainer.limit_val_batches=1", "--data.crop=64"]
     if method == "dmm_net":  # pictures of 64 pixels need not be blown up to 800
-        args.append("--model.proposal_short_side=128")
+        args.append("--model.detector.short_side=128")
     # Half a gigabyte of checkpoints would take longer than the rest.
     cli, _ = started([*args, "--trainer.callbacks=null", "--trainer.enable_checkpointing=false", "--ckpt_path=null"])
     assert cli.trainer.global_step == 1

@@ -57,8 +57,13 @@ def commands(*words: str) -> list[list[str]]:
     return [shlex.split(line.partition("-m lightning_vos ")[2]) for line in lines if "-m lightning_vos " in line]
 
 
-def class_name(method: str) -> str:
-    return str(yaml.safe_load((EXPERIMENTS / method / "model.yaml").read_text())["model"]["class_path"].split(".")[-1])
+def class_name(method: str, stage: str = "model") -> str:
+    """Of what a stage trains: a method may have a class for each stage."""
+    models = [
+        yaml.safe_load((EXPERIMENTS / method / f"{name}.yaml").read_text()).get("model", {})
+        for name in ("model", stage)
+    ]
+    return str([model["class_path"] for model in models if "class_path" in model][-1].split(".")[-1])
 
 
 def small_model(method: str) -> list[str]:

@@ -9,9 +9,11 @@ from lightning import LightningModule, Trainer
 from PIL import Image
 from torch import Tensor
 
-from callbacks.palette import PALETTE, edges, shrunk
-from lightning_vos.atomic import unfinished
+from callbacks.drawing import edges, shrunk
+from callbacks.picture_file import save_picture
 from lightning_vos.frame_callback import FrameCallback
+from lightning_vos.palette import PALETTE
+from lightning_vos.results_folder import ResultsFolder
 from lightning_vos.types import VOID
 from lightning_vos.video import Video
 
@@ -44,7 +46,7 @@ class ClipImages(FrameCallback):
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remove the pictures of an earlier evaluation."""
         if trainer.is_global_zero and not trainer.sanity_checking:
-            shutil.rmtree(self._folder(trainer), ignore_errors=True)
+            shutil.rmtree(self._files(trainer).clips, ignore_errors=True)
         trainer.strategy.barrier()  # or a fast rank's first pictures would be removed
 
     def on_frame_end(
@@ -53,23 +55,23 @@ class ClipImages(FrameCallback):
         """Write one frame and its masks."""
         if trainer.sanity_checking or video.index >= self.videos:
             return
-        stem = self._folder(trainer) / video.name / f"{t:05d}"
+        files = self._files(trainer)
         small, found = shrunk(frame, labels, self.width)
         picture = Image.fromarray(small.permute(1, 2, 0).contiguous().cpu().numpy())
-        _save(picture, stem.with_suffix(".webp"), quality=60, method=2)
-        _save_layer(found, len(video.object_ids), stem.with_suffix(".png"))
+        save_picture(files.clip_frame(video.name, t), picture, quality=60, method=2)
+        _save_layer(files.clip_masks(video.name, t), found, len(video.object_ids))
         target = video.target(t)
         if target is not None:
             truth = shrunk(frame, target.masked_fill(target == VOID, 0).to(labels.device), self.width)[1]
-            _save_layer(truth, len(video.object_ids), stem.with_suffix(".truth.png"))
+            _save_layer(files.clip_truth(video.name, t), truth, len(video.object_ids))
 
     on_test_epoch_start = on_validation_epoch_start
 
-    def _folder(self, trainer: Trainer) -> Path:
-        return self.output_folder(trainer) / "clips"
+    def _files(self, trainer: Trainer) -> ResultsFolder:
+        return ResultsFolder(self.output_folder(trainer))
 
 
-def _save_layer(labels: Tensor, objects: int, path: Path) -> None:
+def _save_layer(path: Path, labels: Tensor, objects: int) -> None:
     """Palette PNG of ``(H, W)`` uint8 labels 0..objects, clear where 0, with the outline as one label more.
 
     No entry of the palette is left over: they would be larger than the picture.
@@ -77,9 +79,4 @@ def _save_layer(labels: Tensor, objects: int, path: Path) -> None:
     outlined = labels.masked_fill(edges(labels) & (labels == 0), objects + 1)
     image = Image.fromarray(outlined.cpu().numpy())
     image.putpalette(PALETTE[: objects + 1].tobytes() + b"\xff\xff\xff")
-    _save(image, path, optimize=True, transparency=bytes([0, *[_TINT] * objects, _OUTLINE]))
-
-
-def _save(image: Image.Image, path: Path, **options: object) -> None:
-    with unfinished(path) as beside:
-        image.save(beside, format="WEBP" if path.suffix == ".webp" else "PNG", **options)
+    save_picture(path, image, optimize=True, transparency=bytes([0, *[_TINT] * objects, _OUTLINE]))

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from callbacks.fps import clock
+from callbacks.device import clock
 from lightning_vos.atomic import unfinished
 from lightning_vos.frame_callback import FrameCallback
 from lightning_vos.types import ClipBatch

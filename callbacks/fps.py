@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import math
-import platform
-import resource
-import sys
-import time
-from pathlib import Path
+from typing import ClassVar
 
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
+from callbacks.device import clock, device_name, peak_memory
+from callbacks.evaluation_loop import stage_of
+from callbacks.latency import LatencyTally, percentile
+from lightning_vos.column import Column
 from lightning_vos.frame_callback import FrameCallback
 from lightning_vos.video import Video
-
-_SHORTEST, _RATIO, _BINS = 1e-5, 1.02, 1024  # seconds; 1.02 ** 1023 reaches from 10 microseconds to 1.7 hours
 
 
 class FPSLogger(FrameCallback):
@@ -56,6 +54,19 @@ class FPSLogger(FrameCallback):
         ValueError: if ``warmup_videos`` is negative.
     """
 
+    columns: ClassVar[tuple[Column, ...]] = (
+        Column("FPS", "FPS", "frames per second, all objects at once", digits=2),
+        Column("latency_p50_ms", "p50 ms", "median latency of a frame, ms", better="lower"),
+        Column("latency_p95_ms", "p95 ms", "95th percentile of the latency, ms", better="lower"),
+        Column(
+            "peak_memory_MB",
+            "memory MiB",
+            "peak memory: of the GPU, on a CPU of the process",
+            digits=0,
+            better="lower",
+        ),
+    )
+
     def __init__(self, warmup_videos: int = 1) -> None:
         if warmup_videos < 0:
             raise ValueError(f"warmup_videos={warmup_videos}: must not be negative")
@@ -64,7 +75,7 @@ class FPSLogger(FrameCallback):
         self._began: float | None = None
         self._reset()
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Move to the front of the callbacks, so that no other one's work falls inside the clock."""
         # A new list: the old one is being iterated over right now.
         callbacks = trainer.callbacks  # type: ignore[attr-defined]
@@ -103,19 +114,19 @@ class FPSLogger(FrameCallback):
         # Every rank comes here, also with nothing measured: its zeros change no sum.
         sums = trainer.strategy.reduce(tally.sums.to(pl_module.device), reduce_op="sum").cpu()
         histogram = trainer.strategy.reduce(tally.histogram.to(pl_module.device), reduce_op="sum").cpu()
-        memory = torch.tensor(_peak_memory(pl_module.device) / 2**20, dtype=torch.float64, device=pl_module.device)
+        memory = torch.tensor(peak_memory(pl_module.device) / 2**20, dtype=torch.float64, device=pl_module.device)
         memory = trainer.strategy.reduce(memory, reduce_op="max")
         frames, seconds, videos, objects = sums.tolist()
         if not frames:
             return
         values = {
             "FPS": frames / seconds if seconds else math.inf,
-            "latency_p50_ms": 1e3 * _percentile(histogram, 0.50),
-            "latency_p95_ms": 1e3 * _percentile(histogram, 0.95),
+            "latency_p50_ms": 1e3 * percentile(histogram, 0.50),
+            "latency_p95_ms": 1e3 * percentile(histogram, 0.95),
             "objects_per_video": objects / videos if videos else math.nan,
             "peak_memory_MB": float(memory),
         }
-        stage = "test" if trainer.testing else "val"
+        stage = stage_of(trainer)
         logged = {
             f"{stage}/{name}": torch.tensor(value, dtype=torch.float64, device=pl_module.device)
             for name, value in values.items()
@@ -127,71 +138,11 @@ class FPSLogger(FrameCallback):
             f"{values['objects_per_video']:.1f} objects per video)"
         )
 
+    on_test_start = on_validation_start
     on_test_epoch_start = on_validation_epoch_start
     on_test_epoch_end = on_validation_epoch_end
 
     def _reset(self) -> None:
         self._videos = 0
         self._began = None
-        self._warmup, self._counted = _Tally(), _Tally()
-
-
-class _Tally:
-    """Dense sums, however many frames there are.
-
-    Attributes:
-        sums: ``(4,)`` float64: frames, busy seconds, videos, objects.
-        histogram: int64 frames per latency bin; bin i begins at ``_SHORTEST * _RATIO ** i`` seconds.
-    """
-
-    def __init__(self) -> None:
-        self.sums = torch.zeros(4, dtype=torch.float64)
-        self.histogram = torch.zeros(_BINS, dtype=torch.int64)
-
-    def add(self, seconds: float, objects: int | None) -> None:
-        """Count a frame; ``objects`` with the first one of its video."""
-        self.sums[0] += 1
-        self.sums[1] += seconds
-        if objects is not None:
-            self.sums[2] += 1
-            self.sums[3] += objects
-        place = math.floor(math.log(max(seconds, _SHORTEST) / _SHORTEST, _RATIO))
-        self.histogram[min(place, _BINS - 1)] += 1
-
-
-def device_name(device: torch.device | str) -> str:
-    """What a speed was measured on: the GPU's name, or the CPU's with the number of threads in use."""
-    device = torch.device(device)
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    if device.type != "cpu":
-        return device.type
-    name, info = platform.processor() or platform.machine(), Path("/proc/cpuinfo")
-    if info.exists():
-        models = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
-        name = models[0] if models else name
-    threads = torch.get_num_threads()
-    return f"{name}, {threads} thread{'s' if threads > 1 else ''}"
-
-
-def clock(device: torch.device) -> float:
-    """Seconds, once the device has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
-
-
-def _peak_memory(device: torch.device) -> int:
-    """Bytes."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak  # macOS counts bytes, Linux kibibytes
-
-
-def _percentile(histogram: Tensor, share: float) -> float:
-    """Middle (geometric) of the bin that holds the frame of this rank, in seconds."""
-    cumulative = histogram.cumsum(0)
-    rank = max(1, math.ceil(share * int(cumulative[-1])))
-    place = int(torch.searchsorted(cumulative, rank))
-    return _SHORTEST * _RATIO ** (place + 0.5)
+        self._warmup, self._counted = LatencyTally(), LatencyTally()

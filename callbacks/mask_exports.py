@@ -10,9 +10,10 @@ from lightning import LightningModule, Trainer
 from PIL import Image
 from pycocotools import mask as run_length
 
-from callbacks.palette import save_image
+from callbacks.picture_file import save_picture
 from lightning_vos.atomic import unfinished
 from lightning_vos.frame_callback import FrameCallback
+from lightning_vos.results_folder import ResultsFolder
 from lightning_vos.video import Footage
 
 
@@ -38,11 +39,11 @@ class MaskExports(FrameCallback):
         """Write them all."""
         root = self.output_folder(trainer)
         video = footage.video
-        masks = [root / "masks" / video.name / f"{name}.png" for name in video.frame_names]
+        masks = [ResultsFolder(root).mask(video.name, name) for name in video.frame_names]
         if self.alpha:
             for mask in masks:
                 matte = (_labels(mask) > 0).astype(np.uint8) * 255
-                save_image(root / "alpha" / video.name / mask.name, Image.fromarray(matte))
+                save_picture(root / "alpha" / video.name / mask.name, Image.fromarray(matte))
         if self.rle:
             _write_codes(root / "rle" / f"{video.name}.json", masks, video.size)
 

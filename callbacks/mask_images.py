@@ -7,8 +7,11 @@ from lightning import LightningModule, Trainer
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from callbacks.palette import overlay, save_image, shrunk
+from callbacks.drawing import overlay, shrunk
+from callbacks.evaluation_loop import stage_of
+from callbacks.picture_file import save_picture
 from lightning_vos.frame_callback import FrameCallback
+from lightning_vos.results_folder import ResultsFolder
 from lightning_vos.video import Video
 
 _TILE_WIDTH = 320
@@ -56,12 +59,11 @@ class MaskImages(FrameCallback):
             self._columns.append((video.frame_names[t], _tile(frame, labels), below))
         if t < last:
             return
-        folder = self.output_folder(trainer)
-        path = folder / "pictures" / f"{video.name}.png"
-        save_image(path, _strip(self._columns))
+        path = ResultsFolder(self.output_folder(trainer)).strip(video.name)
+        save_picture(path, _strip(self._columns))
         self._columns = []
         if trainer.is_global_zero:
-            key = f"{'test' if trainer.testing else 'val'}/{video.name}"
+            key = f"{stage_of(trainer)}/{video.name}"
             # The step at which Lightning is about to log the figures of this validation, which is one less than
             # global_step: W&B drops what comes at a step before the last one, and that would be J&F.
             step = trainer.fit_loop.epoch_loop._batches_that_stepped

@@ -14,7 +14,7 @@ from PIL import Image
 from rich.console import Console
 from torch import Tensor
 
-from callbacks.palette import labels_to_save, palette_image
+from callbacks.mask_png import labels_to_save, palette_image
 from callbacks.prediction_record import PredictionRecord
 from lightning_vos.frame_callback import FrameCallback
 from lightning_vos.module import VOSModule

@@ -16,9 +16,10 @@ from rich.progress import track
 from torch import Tensor
 from torch.nn import functional
 
-from callbacks.palette import overlay
+from callbacks.drawing import overlay
 from lightning_vos.atomic import unfinished
 from lightning_vos.frame_callback import FrameCallback
+from lightning_vos.results_folder import ResultsFolder
 from lightning_vos.video import Footage
 
 _TICKS = 90_000  # a second, as usual for video: fine enough for any rate, also a variable one
@@ -59,7 +60,7 @@ class OverlayVideo(FrameCallback):
         path = self._path(trainer, footage)
         if path.exists():
             return
-        masks = path.parents[1] / "masks" / footage.video.name
+        masks = ResultsFolder(self.output_folder(trainer))
         with unfinished(path) as beside:
             self._write(beside, footage, masks)
 
@@ -67,7 +68,7 @@ class OverlayVideo(FrameCallback):
         root = self.output_folder(trainer)
         return root / "overlays" / f"{footage.video.name}.mp4"
 
-    def _write(self, path: Path, footage: Footage, masks: Path) -> None:
+    def _write(self, path: Path, footage: Footage, masks: ResultsFolder) -> None:
         video = footage.video
         scale = min(1.0, self.short_side / min(video.size))
         size = tuple(max(1, round(side * scale)) for side in video.size)
@@ -81,7 +82,7 @@ class OverlayVideo(FrameCallback):
                 video, f"overlay of {video.name}", len(video), transient=True, disable=not sys.stdout.isatty()
             )
             for frame, name, seconds in zip(frames, video.frame_names, footage.seconds, strict=True):
-                with Image.open(masks / f"{name}.png") as image:
+                with Image.open(masks.mask(video.name, name)) as image:
                     labels = torch.from_numpy(np.array(image))
                 if labels.shape != size:
                     labels = functional.interpolate(labels[None, None].float(), size, mode="nearest-exact")[0, 0].byte()

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from lightning_vos.atomic import unfinished
+from lightning_vos.results_folder import ResultsFolder
 
 
 class PredictionRecord:
@@ -35,7 +36,7 @@ class PredictionRecord:
     def __init__(self, root: Path, name: str, fingerprint: str) -> None:
         self.root = root
         self.fingerprint = fingerprint
-        self.masks = root / "masks" / name
+        self.masks = ResultsFolder(root).masks / name
         self.progress = root / "progress" / name
         self.manifest = root / "manifests" / f"{name}.json"
         self.checksums: dict[str, int] = {}  # of the masks so far, by their path below root
@@ -73,7 +74,9 @@ class PredictionRecord:
         """
         ours = self.manifest.exists() or self.progress.exists()
         if not ours and self.masks.exists() and any(self.masks.iterdir()):
-            raise FileExistsError(f"{self.masks}: has files that are not of a prediction; choose another OUT")
+            raise FileExistsError(
+                f"{self.masks}: has files that are not of a prediction; give another folder: --trainer.default_root_dir"
+            )
         self.manifest.unlink(missing_ok=True)
         self._sweep()
         for mask in self.masks.glob("*.png") if self.masks.exists() else ():

@@ -7,8 +7,9 @@ from pathlib import Path
 from lightning import Callback, LightningModule, Trainer
 from rich.console import Console
 
+from callbacks.device import device_name
 from callbacks.dry_run import DryRun
-from callbacks.fps import device_name
+from lightning_vos.results_folder import ResultsFolder
 
 
 class RunSummary(Callback):
@@ -26,12 +27,13 @@ class RunSummary(Callback):
         if not trainer.is_global_zero or trainer.sanity_checking or dry:
             return
         root = Path(trainer.default_root_dir)
+        files = ResultsFolder(root)
         console = Console(soft_wrap=True, highlight=False)
         places = {
             "checkpoint": root / "checkpoints" / "last.ckpt",
-            "table": root / "results",
-            "pictures": root / "pictures",
-            "masks": root / "masks",
+            "table": files.results,
+            "pictures": files.pictures,
+            "masks": files.masks,
             "overlays": root / "overlays",
         }
         for name, path in places.items():
@@ -42,7 +44,8 @@ class RunSummary(Callback):
             console.print(line)
         elif stage == "fit" and 0 < trainer.max_steps <= trainer.global_step:
             done = f"complete after {trainer.global_step} steps"
-            console.print(f"{done}; make eval CKPT=<checkpoint> scores it, another RUN= starts anew")
+            score = "python -m lightning_vos validate --ckpt_path=<checkpoint>"
+            console.print(f"{done}; {score} scores it, another --trainer.default_root_dir starts anew")
 
 
 def summary_line(trainer: Trainer) -> str | None:

@@ -15,10 +15,12 @@ from PIL import Image
 from rich.console import Console
 from torch import Tensor
 
-from callbacks.davis_evaluation import evaluation_set
-from callbacks.palette import PALETTE, labels_to_save, save_palette_png
+from callbacks.evaluation_loop import evaluation_set
+from callbacks.mask_png import labels_to_save, save_palette_png
 from lightning_vos.atomic import unfinished
 from lightning_vos.frame_callback import FrameCallback
+from lightning_vos.palette import PALETTE
+from lightning_vos.results_folder import ResultsFolder
 from lightning_vos.video import Video
 
 _NAMED = 5  # faults that an error names
@@ -54,7 +56,7 @@ class Submission(FrameCallback):
         """Remove what an earlier run has left."""
         if trainer.is_global_zero:
             self._zip(trainer).unlink(missing_ok=True)
-            shutil.rmtree(self._masks(trainer), ignore_errors=True)
+            shutil.rmtree(self._files(trainer).masks, ignore_errors=True)
         trainer.strategy.barrier()
 
     def on_frame_end(
@@ -62,7 +64,7 @@ class Submission(FrameCallback):
     ) -> None:
         """Write the masks of one frame."""
         if self._wanted(video.frame_names[t]):
-            path = self._masks(trainer) / video.name / f"{video.frame_names[t]}.png"
+            path = self._files(trainer).mask(video.name, video.frame_names[t])
             save_palette_png(path, labels_to_save(video, t, labels))
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -77,15 +79,15 @@ class Submission(FrameCallback):
         final = self._zip(trainer)
         with unfinished(final) as beside:
             with zipfile.ZipFile(beside, "w", zipfile.ZIP_STORED) as file:  # PNGs are compressed already
-                for path in sorted(self._masks(trainer).rglob("*.png")):
-                    file.write(path, (Path(self.folder) / path.relative_to(self._masks(trainer))).as_posix())
+                for path in sorted(self._files(trainer).masks.rglob("*.png")):
+                    file.write(path, (Path(self.folder) / path.relative_to(self._files(trainer).masks)).as_posix())
             dataset = evaluation_set(trainer)
             wrong = list(faults(beside, dataset, self.folder, self.every))
             if wrong:
                 more = f" and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else ""
                 raise ValueError(
                     f"{final.name} is not written, it would be refused: {'; '.join(wrong[:_NAMED])}{more}; "
-                    f"the masks are in {self._masks(trainer)}"
+                    f"the masks are in {self._files(trainer).masks}"
                 )
         size = final.stat().st_size / 2**20
         Console(soft_wrap=True, highlight=False).print(f"checked   {final}, {len(dataset)} videos, {size:.1f} MiB")
@@ -93,8 +95,8 @@ class Submission(FrameCallback):
     def _wanted(self, name: str) -> bool:
         return self.every == 1 or int(name) % self.every == 0
 
-    def _masks(self, trainer: Trainer) -> Path:
-        return self.output_folder(trainer) / "masks"
+    def _files(self, trainer: Trainer) -> ResultsFolder:
+        return ResultsFolder(self.output_folder(trainer))
 
     def _zip(self, trainer: Trainer) -> Path:
         return self.output_folder(trainer) / f"{self.name}.zip"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import netrc
 import os
 import secrets
+import shlex
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -51,7 +52,7 @@ class AutoWandbLogger(WandbLogger):
         )
         self._wandb_init.pop("anonymous", None)  # wandb warns of it, Lightning still passes it
         if reason is not None:
-            rank_zero_info(f"W&B is offline ({reason}); upload later with: make sync")
+            rank_zero_info(f"W&B is offline ({reason}); upload later with: {upload_command(save_dir)}")
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -62,6 +63,11 @@ class AutoWandbLogger(WandbLogger):
         start = f"{self._prefix}{self.LOGGER_JOIN_CHAR}" if self._prefix else ""
         named = {f"{start}{name}": value for name, value in metrics.items()}
         self.experiment.log({**named, "trainer/global_step": step}, step=step)
+
+
+def upload_command(save_dir: str) -> str:
+    """What uploads a run that was logged offline, also in several parts: ``resume`` lets them become one run."""
+    return f"WANDB_RESUME=allow wandb sync {shlex.quote(str(Path(save_dir, 'wandb')))}/offline-run-*"
 
 
 @rank_zero_only

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 from lightning import Callback
 from torch import Tensor
 
+from lightning_vos.column import Column
 from lightning_vos.video import Footage, Video
 
 if TYPE_CHECKING:
@@ -23,9 +24,11 @@ class FrameCallback(Callback):
     back inside).
 
     Attributes:
+        columns: figures that the callback logs and that tables of several evaluations show.
         output_dir: where a callback that writes files puts them; ``None``: the trainer's ``default_root_dir``.
     """
 
+    columns: ClassVar[tuple[Column, ...]] = ()
     output_dir: str | None = None
 
     def output_folder(self, trainer: Trainer) -> Path:

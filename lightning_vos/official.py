@@ -1,6 +1,6 @@
 """Released weights as a checkpoint: ``python -m lightning_vos.official HMMN HMMN_weights.pth last.ckpt``.
 
-Settings of the model may follow: ``--model.memory_every=7``.
+Settings of the model may follow: ``--model.memory_every=7``, ``--model.kernel.hop=paper``.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ import yaml
 from lightning import Trainer
 
 from lightning_vos.cli import run
-from lightning_vos.discovery import installed
+from lightning_vos.discovery import find
 from lightning_vos.module import VOSModule
 from lightning_vos.quiet import quieten
+from lightning_vos.settings import nested
 
 
 def save_checkpoint(model: VOSModule, path: str) -> None:
@@ -31,18 +32,23 @@ def main(args: list[str] | None = None) -> None:
     """Read the released files, write the checkpoint.
 
     Raises:
-        ValueError, FileNotFoundError: as the method's ``from_official``, or an unknown option; nothing is written then.
+        ValueError, FileNotFoundError: as the method's ``from_official``, an unknown option, or a method of which no
+            weights are released; nothing is written then.
     """
-    classes = {name: load() for name, load in installed().items()}
-    methods = [n for n, c in classes.items() if hasattr(c, "from_official") and issubclass(c, VOSModule)]
     parser = argparse.ArgumentParser(prog="python -m lightning_vos.official", description=__doc__)
-    parser.add_argument("method", choices=methods)
+    parser.add_argument("method", help="its class, such as HMMN")
     parser.add_argument("files", nargs="+", help="the released file or files")
     parser.add_argument("checkpoint", help="where to write")
     options, settings = parser.parse_known_args(args)
     quieten()
+    method = find(options.method, "the released file")
+    if not hasattr(method, "from_official") or not issubclass(method, VOSModule):
+        raise ValueError(
+            f"{options.method}: no released weights make a checkpoint of it; name a class that can be trained and has "
+            "from_official, such as HMMN"
+        )
     try:
-        model = classes[options.method].from_official(*options.files, **_parsed(settings))
+        model = method.from_official(*options.files, **_parsed(settings))
     except TypeError as error:  # more files than the method has, or a setting that it does not have
         raise ValueError(f"{options.method}: {error}") from error
     save_checkpoint(model, options.checkpoint)
@@ -50,14 +56,14 @@ def main(args: list[str] | None = None) -> None:
 
 
 def _parsed(words: list[str]) -> dict[str, Any]:
-    """Settings out of ``--model.name=value``."""
+    """Settings out of ``--model.name=value``; those of a part, ``--model.part.name=value``, as a dict."""
     settings = {}
     for word in words:
         name, equals, value = word.removeprefix("--model.").partition("=")
         if not word.startswith("--model.") or not equals:
             raise ValueError(f"{word}: no such option; settings of the model are given as --model.name=value")
         settings[name] = yaml.safe_load(value)
-    return settings
+    return nested(settings)
 
 
 if __name__ == "__main__":

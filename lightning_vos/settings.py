@@ -36,16 +36,14 @@ def complete(cls: type, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def build(cls: type[Built], settings: Mapping[str, Any]) -> Built:
-    """Construct from plain values, as :func:`complete` gives them.
+    """Construct from plain values, as :func:`complete` gives them; parts may also be dataclasses already.
 
     Raises:
         ValueError: a setting that the class does not have, or as its constructor says.
     """
     hints = {name: hint for base in reversed(cls.__mro__) for name, hint in _hints(base).items()}
-    unknown = sorted(settings.keys() - parameters(cls).keys())
-    if unknown:
-        raise ValueError(f"{cls.__name__} has no setting {', '.join(unknown)}; it was saved by another version")
-    return cls(**{name: _built(hints.get(name), value) for name, value in settings.items()})
+    _check_known(cls, settings, parameters(cls))
+    return cls(**{name: _built(name, hints.get(name), value) for name, value in settings.items()})
 
 
 def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -57,6 +55,25 @@ def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
         else:
             found[name] = value
     return found
+
+
+def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by their names with dots, nested: what :func:`flat` undoes."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        part, _, inner = name.partition(".")
+        found = overlaid(found, {part: nested({inner: value}) if inner else value})
+    return found
+
+
+def overlaid(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings with changes over them: of a part that is a dict in both, only what the changes name."""
+    both = {
+        name: overlaid(settings[name], value)
+        for name, value in changes.items()
+        if isinstance(value, Mapping) and isinstance(settings.get(name), Mapping)
+    }
+    return {**settings, **changes, **both}
 
 
 def changed(own: Mapping[str, Any], saved: Mapping[str, Any], ignored: Collection[str] = ()) -> list[str]:
@@ -103,15 +120,23 @@ def _hints(cls: type) -> dict[str, Any]:
     return get_type_hints(constructor) if inspect.isfunction(constructor) else {}
 
 
-def _built(hint: Any, value: Any) -> Any:
+def _built(name: str, hint: Any, value: Any) -> Any:
     kinds = [kind for kind in (hint, *get_args(hint)) if isinstance(kind, type) and is_dataclass(kind)]
-    if kinds and isinstance(value, Mapping):
-        kind = kinds[0]
-        known = {field.name for field in fields(kind)}
-        if unknown := sorted(value.keys() - known):
-            raise ValueError(f"{kind.__name__} has no setting {', '.join(unknown)}; it was saved by another version")
-        return kind(**value)
-    return value
+    if not kinds or value is None or isinstance(value, kinds[0]):
+        return value
+    known = [field.name for field in fields(kinds[0])]
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{name}={value}: a part with settings of its own; give {name}.{f', {name}.'.join(known)}")
+    _check_known(kinds[0], value, known)
+    return kinds[0](**value)
+
+
+def _check_known(cls: type, given: Collection[str], known: Collection[str]) -> None:
+    if unknown := sorted(set(given) - set(known)):
+        raise ValueError(
+            f"{cls.__name__} has no setting {', '.join(unknown)}: mistyped, or saved by another version; choose from "
+            f"{', '.join(known)}"
+        )
 
 
 def _plain(value: Any) -> Any:

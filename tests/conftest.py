@@ -11,7 +11,7 @@ from torch import Tensor
 
 import lightning_vos
 from lightning_vos import VOSModule
-from lightning_vos.settings import build
+from lightning_vos.settings import build, nested
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -38,7 +38,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "key_dims": [16, 16, 8],
         "value_dims": [32, 16, 8],
         "decoder_dim": 16,
-        "top_k": 4,
+        "fine.top_k": 4,
         "memory_every": 3,
         "capacity": 4,
         "objects_at_once": 3,
@@ -98,25 +98,14 @@ def _one_thread() -> None:
 def small(method: str, seed: int = 0, **changes: Any) -> VOSModule:
     """A small network with random weights in which every part has an effect; settings of a part as ``part__name``."""
     torch.manual_seed(seed)
-    model = build(getattr(lightning_vos, method), nested({**SMALL[method], **changes}))
+    dotted = {name.replace("__", "."): value for name, value in changes.items()}
+    model = build(getattr(lightning_vos, method), nested({**SMALL[method], **dotted}))
     with torch.no_grad():
         for parameter in model.parameters():
             # Layers that start at zero (attention score, gate) would hide mistakes around them.
             if parameter.ndim > 1 and not parameter.any():
                 parameter.normal_(0, 0.2)
     return model.eval()
-
-
-def nested(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings by names with dots, or two underlines, as the constructors take them."""
-    found: dict[str, Any] = {}
-    for name, value in settings.items():
-        part, _, inner = name.replace("__", ".").partition(".")
-        if inner:
-            found.setdefault(part, {})[inner] = value
-        else:
-            found[part] = value
-    return found
 
 
 def squares(

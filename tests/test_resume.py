@@ -143,7 +143,7 @@ def test_a_finished_run_is_left_alone(method: str, demo: Path, weights: Path) ->
     assert cli.trainer.global_step == 1
     assert differences(before["state_dict"], last(weights.parents[1])["state_dict"]) == []
     assert f"checkpoint {weights}" in printed
-    assert "complete after 1 steps; make eval CKPT=<checkpoint> scores it" in printed
+    assert "complete after 1 steps; python -m lightning_vos validate --ckpt_path=<checkpoint> scores it" in printed
     with pytest.raises(
         ValueError, match=r"complete after 1 steps, trainer.max_steps=2 cannot lengthen it; choose another"
     ):

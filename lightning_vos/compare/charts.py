@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from lightning_vos.compare.records import FrameScore, Record
+from lightning_vos.compare.records import Record
+from lightning_vos.metrics import FrameScore
 
 # Okabe and Ito's colours, which people with colour-blindness tell apart; yellow left out, it is too light on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#555555")
@@ -69,21 +70,21 @@ def sequence_chart(records: Sequence[Record]) -> go.Figure:
 
 def time_chart(records: Sequence[Record], sequence: str) -> go.Figure:
     """J of every object over the frames of a sequence: a row an object, a line a record."""
-    scores: list[dict[str, list[FrameScore]]] = []
+    scores: list[dict[int, list[FrameScore]]] = []
     for record in records:
-        objects: dict[str, list[FrameScore]] = defaultdict(list)
+        objects: dict[int, list[FrameScore]] = defaultdict(list)
         for score in record.frame_scores(sequence):
             objects[score.object].append(score)
         scores.append(objects)
-    names = sorted(scores[0], key=int)
-    figure = make_subplots(rows=len(names), shared_xaxes=True, vertical_spacing=0.25 / max(2, len(names)))
+    ids = sorted(scores[0])
+    figure = make_subplots(rows=len(ids), shared_xaxes=True, vertical_spacing=0.25 / max(2, len(ids)))
     for index, (record, objects) in enumerate(zip(records, scores, strict=True)):
-        for row, name in enumerate(names, 1):
+        for row, id_ in enumerate(ids, 1):
             figure.add_scatter(
                 row=row,
                 col=1,
-                x=[score.number for score in objects[name]],
-                y=[round(100 * score.j, 1) for score in objects[name]],
+                x=[score.number for score in objects[id_]],
+                y=[round(100 * score.j, 1) for score in objects[id_]],
                 name=record.name,
                 legendgroup=record.name,
                 showlegend=row == 1,
@@ -91,10 +92,10 @@ def time_chart(records: Sequence[Record], sequence: str) -> go.Figure:
                 line={"color": colour(index), "width": 2},
                 hovertemplate="frame %{x}<br>J %{y:.1f}<extra>" + record.name + "</extra>",
             )
-    for row, name in enumerate(names, 1):
-        figure.update_yaxes(row=row, col=1, title=f"J, object {name}", range=[-3, 103], tickvals=[0, 50, 100])
-    figure.update_xaxes(title="frame", row=len(names), col=1)
-    return _styled(figure, 110 + _ROW * len(names))
+    for row, id_ in enumerate(ids, 1):
+        figure.update_yaxes(row=row, col=1, title=f"J, object {id_}", range=[-3, 103], tickvals=[0, 50, 100])
+    figure.update_xaxes(title="frame", row=len(ids), col=1)
+    return _styled(figure, 110 + _ROW * len(ids))
 
 
 def by_interest(records: Sequence[Record]) -> list[str]:

@@ -40,24 +40,22 @@ def read_clip(records: Sequence[Record], sequence: str, budget: int) -> Clip | N
     Returns:
         ``None`` where there are no pictures.
     """
-    folders = [record.folder / "clips" / sequence for record in records]
-    pictures = sorted(folders[0].glob("*.webp"))
-    if not pictures:
+    first = records[0].folder
+    numbers = first.clip_frames(sequence)
+    if not numbers:
         return None
-    layers = {"ground truth": [path.with_suffix(".truth.png") for path in pictures]}
-    layers |= {
-        record.name: [folder / f"{path.stem}.png" for path in pictures]
-        for record, folder in zip(records, folders, strict=True)
-    }
+    pictures = [first.clip_frame(sequence, t) for t in numbers]
+    layers = {"ground truth": [first.clip_truth(sequence, t) for t in numbers]}
+    layers |= {record.name: [record.folder.clip_masks(sequence, t) for t in numbers] for record in records}
     size = sum(path.stat().st_size for paths in (pictures, *layers.values()) for path in paths if path.is_file())
     step = max(1, ceil(size / budget))
-    chosen = range(0, len(pictures), step)
+    chosen = range(0, len(numbers), step)
     with Image.open(pictures[0]) as picture:
         return Clip(
             size=picture.size,
-            numbers=[int(pictures[t].stem) for t in chosen],
-            frames=[_data_uri(pictures[t]) for t in chosen],
-            layers={caption: [_data_uri(paths[t]) for t in chosen] for caption, paths in layers.items()},
+            numbers=[numbers[i] for i in chosen],
+            frames=[_data_uri(pictures[i]) for i in chosen],
+            layers={caption: [_data_uri(paths[i]) for i in chosen] for caption, paths in layers.items()},
         )
 
 

@@ -12,7 +12,7 @@ from plotly.offline import get_plotlyjs
 from lightning_vos.compare.charts import by_interest, colour, sequence_chart, speed_chart, time_chart
 from lightning_vos.compare.clips import read_clip
 from lightning_vos.compare.records import Record
-from lightning_vos.compare.tables import COLUMNS, is_best, protocol_line
+from lightning_vos.compare.tables import columns, figure, is_best, protocol_line, shown
 
 MOST_CLIPS = 6
 CLIP_BYTES = 3_200_000  # of all pictures; as text they are a third larger, plotly is 4.8 MB, and a page stays below 10
@@ -36,15 +36,16 @@ def page(records: Sequence[Record]) -> str:
             clips[name] = clip
         if len(clips) == MOST_CLIPS:
             break
-    shown = list(dict.fromkeys([*clips, *sequences[:MOST_TIMES]]))
+    chosen = list(dict.fromkeys([*clips, *sequences[:MOST_TIMES]]))
+    headings = columns(records)
     rows = [
         {
             "name": record.name,
             "method": record.method,
             "colour": colour(index),
             "cells": [
-                {"text": c.shown(record), "value": c.value(record), "best": is_best(c, record, records)}
-                for c in COLUMNS
+                {"text": shown(c, record), "value": figure(c, record), "best": is_best(c, record, records)}
+                for c in headings
             ],
             "checkpoint": f"{record.checkpoint}, step {record.step}",
         }
@@ -53,15 +54,15 @@ def page(records: Sequence[Record]) -> str:
     environment = Environment(loader=PackageLoader(__package__), autoescape=True, undefined=StrictUndefined)
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False}  # the order of clips and layers means something
     return environment.get_template("page.html.j2").render(
-        columns=COLUMNS,
+        columns=headings,
         rows=rows,
         protocol=protocol_line(records),
-        shown=shown,
+        shown=chosen,
         plotly=get_plotlyjs(),
         data={
             "speed": _plain(speed_chart(records)),
             "sequences": _plain(sequence_chart(records)),
-            "times": {name: _plain(time_chart(records, name)) for name in shown},
+            "times": {name: _plain(time_chart(records, name)) for name in chosen},
             "clips": clips,
             "colours": {record.name: colour(index) for index, record in enumerate(records)},
         },

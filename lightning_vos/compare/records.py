@@ -8,16 +8,10 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
-
-class FrameScore(NamedTuple):
-    """J and F of one object on one frame, in [0, 1]; ``number`` is the frame's, 0-based."""
-
-    number: int
-    object: str
-    j: float
-    f: float
+from lightning_vos.column import Column
+from lightning_vos.metrics import FrameScore
+from lightning_vos.results_folder import ResultsFolder
 
 
 @dataclass(frozen=True)
@@ -36,6 +30,7 @@ class Record:
         metrics: everything that was logged: ``J&F``, ``J``, ``FPS``, ...; scores in [0, 1].
         sequences: J&F of every sequence, the mean over its objects, in [0, 1].
         objects: number of objects of every sequence.
+        columns: the figures that tables show, in order.
         folder: where the evaluation wrote.
     """
 
@@ -50,13 +45,19 @@ class Record:
     metrics: dict[str, float]
     sequences: dict[str, float]
     objects: dict[str, int]
-    folder: Path
+    columns: tuple[Column, ...]
+    folder: ResultsFolder
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """What columns may show, by their keys: what was logged, and ``parameters``."""
+        return {**self.metrics, "parameters": self.parameters}
 
     def frame_scores(self, sequence: str) -> list[FrameScore]:
         """J and F of every object on every scored frame of a sequence, in order of time."""
-        with (self.folder / "results" / "per-frame_results-val" / f"{sequence}.csv").open(newline="") as file:
+        with self.folder.frames_csv("val", sequence).open(newline="") as file:
             return [
-                FrameScore(int(row["Number"]), row["Object"], float(row["J"]), float(row["F"]))
+                FrameScore(int(row["Number"]), row["Frame"], int(row["Object"]), float(row["J"]), float(row["F"]))
                 for row in csv.DictReader(file)
             ]
 
@@ -68,19 +69,22 @@ def read_record(folder: Path, name: str, checkpoint: Path, step: int) -> Record:
         FileNotFoundError: the evaluation has not run to its end.
         ValueError: nothing was scored.
     """
-    path = folder / "record.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no record of an evaluation; add callbacks.EvaluationRecord to its callbacks")
-    record = json.loads(path.read_text(encoding="utf-8"))
+    files = ResultsFolder(folder)
+    if not files.record.is_file():
+        raise FileNotFoundError(
+            f"{files.record}: no record of an evaluation; add callbacks.EvaluationRecord to its callbacks"
+        )
+    record = json.loads(files.record.read_text(encoding="utf-8"))
     if "J&F" not in record["metrics"]:
         raise ValueError(f"{folder}: no frame had ground truth, there is nothing to compare; choose a set with masks")
     scores: dict[str, list[float]] = defaultdict(list)
-    with (folder / "results" / "per-sequence_results-val.csv").open(newline="") as file:
+    with files.sequences_csv("val").open(newline="") as file:
         for row in csv.DictReader(file):
             scores[row["Sequence"].rpartition("_")[0]].append((float(row["J-Mean"]) + float(row["F-Mean"])) / 2)
     sequences = {sequence: sum(values) / len(values) for sequence, values in scores.items()}
     objects = {sequence: len(values) for sequence, values in scores.items()}
-    return Record(name, checkpoint, step, **record, sequences=sequences, objects=objects, folder=folder)
+    record["columns"] = tuple(Column(**column) for column in record["columns"])
+    return Record(name, checkpoint, step, **record, sequences=sequences, objects=objects, folder=files)
 
 
 def run_names(words: Sequence[str]) -> dict[str, Path]:
@@ -94,7 +98,7 @@ def run_names(words: Sequence[str]) -> dict[str, Path]:
     """
     if not words:
         raise ValueError(
-            "no checkpoint given; name the files to compare, as in CKPTS='runs/a/video/... runs/b/video/...'"
+            "no checkpoint given; name the files to compare, as in runs/a/video/checkpoints/last.ckpt other=b.ckpt"
         )
     given: list[tuple[str | None, Path]] = []
     for word in words:

@@ -2,14 +2,47 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_vos.functional import Similarity, dot_similarity
 from lightning_vos.memory import SequenceState
+from lightning_vos.settings import Checked
 
 CHUNK_BYTES = 2**23  # of gathered keys and values; small enough to stay in a cache
+
+
+@dataclass(frozen=True)
+class FineSettings(Checked):
+    """The fine reads.
+
+    Args:
+        reads: 0: coarse read only; 1: also stride 8; 2: also stride 4.
+        top_k: memory cells of the first and the previous frame that guide the read at stride 8; a quarter of them
+            guides that at stride 4.
+        dropout: probability that a fine read is left out of the decoder in training, as a whole: one draw for each
+            scale and frame, the same for all clips of a step.
+
+    Raises:
+        ValueError: another number of reads, or fewer than one cell.
+    """
+
+    reads: Literal[0, 1, 2] = 2
+    top_k: int = 32
+    dropout: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.top_k < 1:
+            raise ValueError(f"top_k={self.top_k}: must be at least 1")
+
+    def cells(self, level: int) -> int:
+        """How many cells are opened at stride 8 (level 0) or at stride 4 (level 1)."""
+        return max(1, self.top_k // 4**level)
 
 
 def by_cell(x: Tensor, side: int) -> Tensor:
@@ -81,23 +114,23 @@ class FineMemory(SequenceState):
         self.similarity = similarity
         self.side = side
 
-    def write(self, key: Tensor, value: Tensor, born: list[bool]) -> None:
+    def write(self, key: Tensor, value: Tensor, new: list[bool]) -> None:
         """Replace the previous frame; for objects that are given for the first time also their first frame.
 
         Args:
             key: ``(B, K, C_k, side * h, side * w)``; K may have grown since the last write.
             value: ``(B, K, C_v, side * h, side * w)``.
-            born: for each of the K objects, whether this is its first frame.
+            new: for each of the K objects, whether this is its first frame.
         """
         for name, entry in (("keys", by_cell(key, self.side)), ("values", by_cell(value, self.side))):
             stored = getattr(self, name)
-            if stored is not None and not any(born) and not torch.is_grad_enabled():
+            if stored is not None and not any(new) and not torch.is_grad_enabled():
                 stored[:, :, 1] = entry  # nothing is allocated, and the first frame is not copied again
                 continue
             first = entry if stored is None else stored[:, :, 0]
-            if stored is not None and any(born):
+            if stored is not None and any(new):
                 first = F.pad(first, (0, 0) * 5 + (0, entry.shape[1] - first.shape[1]))
-                is_new = torch.tensor(born, device=entry.device).view(1, -1, *(1,) * 5)
+                is_new = torch.tensor(new, device=entry.device).view(1, -1, *(1,) * 5)
                 first = torch.where(is_new, entry, first)
             setattr(self, name, torch.stack([first, entry], dim=2))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -11,9 +12,26 @@ from torch import Tensor
 from lightning_vos.functional import Similarity, dot_similarity, to_float
 from lightning_vos.memory import FrameBank
 from lightning_vos.methods.hmmn.kernel import Grid, global_centres, hop, squared_distance
+from lightning_vos.settings import Checked
 
-Kernel = Literal["tracked", "global", "none"]
 CHUNK_BYTES = 2**25  # size of one piece of the affinity; measured to be as fast as any
+
+
+@dataclass(frozen=True)
+class KernelSettings(Checked):
+    """The Gaussian kernel of the coarse read.
+
+    Args:
+        form: ``tracked``: centres composed of hops within a 7x7 window, sigma growing with the age of the slot (the
+            paper's); ``global``: the best match in the whole frame and one sigma (KMN's); ``none``.
+        hop: ``paper``, or ``official`` for what the released code does: the last hop twice, for all frames but the
+            newest.
+        in_training: use the kernel in training too. KMN's authors found that it hurts there.
+    """
+
+    form: Literal["tracked", "global", "none"] = "tracked"
+    hop: Literal["paper", "official"] = "paper"
+    in_training: bool = False
 
 
 class KernelGuidedBank(FrameBank):
@@ -27,9 +45,7 @@ class KernelGuidedBank(FrameBank):
 
     Args:
         capacity: see :class:`~lightning_vos.memory.FrameBank`.
-        kernel: ``tracked``: centres composed of hops within a 7x7 window, sigma growing with the age of the slot;
-            ``global``: KMN's, the best match in the whole frame and one sigma; ``none``.
-        hop_twice: apply the last hop twice to all frames but the newest, as the released code does.
+        kernel: its settings.
         similarity: of keys; the paper's is the scaled dot product.
         sigma: width of the newest frame's kernel, cells.
         growth: ``sigma_a = sigma * (1 + growth * a)``, a = age of the slot counted from the newest.
@@ -45,8 +61,7 @@ class KernelGuidedBank(FrameBank):
     def __init__(
         self,
         capacity: int | None,
-        kernel: Kernel = "tracked",
-        hop_twice: bool = False,
+        kernel: KernelSettings = KernelSettings(),
         similarity: Similarity = dot_similarity,
         sigma: float = 3.0,
         growth: float = 0.5,
@@ -55,7 +70,6 @@ class KernelGuidedBank(FrameBank):
         super().__init__(capacity, "keys", "values", "centres")
         self.register_buffer("arrived", None, persistent=False)
         self.kernel = kernel
-        self.hop_twice = hop_twice
         self.similarity = similarity
         self.sigma = sigma
         self.growth = growth
@@ -98,13 +112,17 @@ class KernelGuidedBank(FrameBank):
     def track(self, query: Tensor, grid: Grid) -> None:
         """Follow every stored cell into the query frame; once per frame, before :meth:`read`.
 
+        Where the kernel is off nothing is followed, and :meth:`read` knows no centres.
+
         ``c_t(p) = phi_t(c_{t-1}(p))``, and ``c_{t-1}`` of the newest frame's own cells is where they are.
 
         Args:
             query: ``(B, N, C_k)`` keys of the query frame.
             grid: (h, w).
         """
-        if self.kernel == "global":
+        if self.kernel.form == "none" or (self.training and not self.kernel.in_training):
+            return
+        if self.kernel.form == "global":
             self.arrived = global_centres(self.keys, query, self.similarity)
             return
         phi = hop(self.keys[:, -1], query, grid, self.radius, self.similarity).unsqueeze(1).expand_as(self.centres)
@@ -112,7 +130,7 @@ class KernelGuidedBank(FrameBank):
 
     def kernel_centres(self) -> Tensor:
         """Where the kernels lie after :meth:`track`: ``(B, T, K, N)``."""
-        if not self.hop_twice or self.kernel != "tracked":
+        if self.kernel.hop == "paper" or self.kernel.form != "tracked":
             return self.arrived
         phi = self.arrived[:, -1:]  # the newest frame's centres are the last hop itself
         return torch.cat([phi.expand_as(self.arrived[:, :-1]).gather(-1, self.arrived[:, :-1]), phi], dim=1)
@@ -133,14 +151,13 @@ class KernelGuidedBank(FrameBank):
         """
         keys = self.keys[:, start:, objects].transpose(1, 2).flatten(2, 3)  # (B, K', T*N, C_k)
         values = self.values[:, start:, objects].transpose(1, 2).flatten(2, 3)
-        # Not tracked: no kernel. The module decides, frame by frame.
         centres = None if self.arrived is None else self.kernel_centres()[:, start:, objects].transpose(1, 2)
         batch, chosen, positions = keys.shape[:3]
         height, width = grid
         cells = height * width
         keys, query = to_float(keys), to_float(query).unsqueeze(1)
         age = torch.arange(len(self) - start, device=query.device).flip(0)
-        sigma = self.sigma * (1 + (self.growth if self.kernel == "tracked" else 0) * age.to(query.dtype))
+        sigma = self.sigma * (1 + (self.growth if self.kernel.form == "tracked" else 0) * age.to(query.dtype))
 
         rows = max(1, CHUNK_BYTES // (batch * chosen * positions * width * query.element_size()))
         by_column = None if centres is None else squared_distance(centres % width, range(width), sigma)
@@ -164,4 +181,4 @@ class KernelGuidedBank(FrameBank):
 
     def extra_repr(self) -> str:
         """Capacity and kernel."""
-        return f"capacity={self.capacity}, kernel={self.kernel}, hop_twice={self.hop_twice}"
+        return f"capacity={self.capacity}, kernel={self.kernel}"

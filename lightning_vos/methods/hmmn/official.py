@@ -1,20 +1,23 @@
-"""The authors' released weights: their names for our names."""
+"""The authors' released weights: their names for ours."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 import torch
+from torch import Tensor
 
-from lightning_vos.released import check_released, read_released
+from lightning_vos.released import check_released
+from lightning_vos.segmenter import IMAGENET_MEAN, IMAGENET_STD
 
-if TYPE_CHECKING:
-    from lightning_vos.methods.hmmn.module import HMMN
+SETTINGS = {"kernel": {"hop": "official"}}
+"""With these the network computes what the released code does."""
 
 WANTED = "the released checkpoint of HMMN (HMMN_weights.pth)"
 ENCODERS = {"query_encoder": "Encoder_Q", "memory_encoder": "Encoder_M"}
 STAGES = {"stem.0": "conv1", "stem.1": "bn1", "layer1": "res2", "layer2": "res3", "layer3": "res4"}
 HEADS = {16: "r4", 8: "r3", 4: "r2"}
+WITHOUT_VALUE = ("query8", "query4")
 DECODER = {
     "compress": "convFM",
     "refine16": "ResMM",
@@ -32,12 +35,11 @@ DECODER = {
 }
 
 
-def sources(name: str, has_value: bool = True) -> list[str]:
+def sources(name: str) -> list[str]:
     """Entries of the released state dict that make up one of ours, in the order in which they are joined.
 
     Args:
-        name: entry of HMMN's state dict.
-        has_value: whether the head that it may belong to gives a value.
+        name: entry of the network's state dict.
     """
     part, _, rest = name.partition(".")
     if part in ENCODERS:
@@ -51,52 +53,56 @@ def sources(name: str, has_value: bool = True) -> list[str]:
     stride = int(part.lstrip("querymo"))
     head = f"KV_{part[0].upper()}_{HEADS[stride]}"
     kind = rest.removeprefix("project.")
-    return [f"{head}.Key.{kind}", *([f"{head}.Value.{kind}"] if has_value else [])]
+    return [f"{head}.{name}.{kind}" for name in (["Key"] if part in WITHOUT_VALUE else ["Key", "Value"])]
 
 
-def load_official(model: HMMN, path: str) -> HMMN:
-    """Load the released checkpoint into a network of the paper's size, every entry of both in its place.
+def official_state(released: Mapping[str, Tensor], own: Mapping[str, Tensor], path: str) -> dict[str, Tensor]:
+    """The released checkpoint as a state dict of the network, every entry of both in its place.
 
     Args:
-        model: an HMMN with the default trunks and widths.
-        path: the file; entries with or without the prefix ``module.``.
-
-    Returns:
-        ``model``, in evaluation mode.
+        released: its entries, without the prefix ``module.``.
+        own: state dict of a network with the default trunks and widths.
+        path: the released file, for the messages.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: something else, damaged, or entries missing, unexpected or of another shape; it names them.
+        ValueError: entries are missing, unexpected or of another shape; it names them.
     """
-    released = read_released(path, WANTED)
     state, missing, used = {}, [], set()
-    for name, own in model.state_dict().items():
-        part = model.get_submodule(name.partition(".")[0])
-        theirs = sources(name, has_value=getattr(part, "dims", [0, 1])[1] > 0)
+    for name, entry in own.items():
+        theirs = sources(name)
         used.update(theirs)
-        absent = [entry for entry in theirs if entry not in released]
-        missing += [f"{entry} is missing" for entry in absent]
-        if not absent:
-            # Stems are joined along their inputs, key and value along their outputs.
-            dim = 1 if "stem" in name else 0
-            tensors = [released[entry] for entry in theirs]
-            sizes = [(*tensor.shape[:dim], *tensor.shape[dim + 1 :]) for tensor in tensors]
-            if len(tensors) == 1:
-                state[name] = tensors[0]
-            elif len(set(sizes)) == 1:
-                state[name] = torch.cat(tensors, dim)
-            if name not in state or state[name].shape != own.shape:
-                found = " and ".join(f"{entry} {tuple(released[entry].shape)}" for entry in theirs)
-                missing.append(f"{found} cannot make {tuple(own.shape)}")
-    for encoder in ENCODERS.values():
-        for entry, constant in ((f"{encoder}.mean", model.mean), (f"{encoder}.std", model.std)):
-            used.add(entry)
-            value = released.get(entry)
-            if value is None:
-                missing.append(f"{entry} is missing")
-            elif value.numel() != 3 or not torch.allclose(value.flatten().to(constant), constant.flatten(), atol=1e-6):
-                missing.append(f"{entry} is not ImageNet's")
-    unexpected = [f"{entry} is unexpected" for entry in released if entry not in used]
+        absent = [source for source in theirs if source not in released]
+        missing += [f"{source} is missing" for source in absent]
+        if absent:
+            continue
+        # Stems are joined along their inputs, key and value along their outputs.
+        joined = _joined([released[source] for source in theirs], dim=1 if "stem" in name else 0)
+        if joined is None or joined.shape != entry.shape:
+            found = " and ".join(f"{source} {tuple(released[source].shape)}" for source in theirs)
+            missing.append(f"{found} cannot make {tuple(entry.shape)}")
+        else:
+            state[name] = joined
+    for source, constant in _constants().items():
+        used.add(source)
+        value = released.get(source)
+        if value is None:
+            missing.append(f"{source} is missing")
+        elif value.numel() != 3 or not torch.allclose(value.flatten().to(constant), constant, atol=1e-6):
+            missing.append(f"{source} is not ImageNet's")
+    unexpected = [f"{source} is unexpected" for source in released if source not in used]
     check_released(path, "HMMN", WANTED, missing, unexpected)
-    model.load_state_dict(state)
-    return model.eval()
+    return state
+
+
+def _joined(parts: list[Tensor], dim: int) -> Tensor | None:
+    """One tensor, or None where the others of their dimensions differ."""
+    if len(parts) == 1:
+        return parts[0]
+    sizes = {(*part.shape[:dim], *part.shape[dim + 1 :]) for part in parts}
+    return torch.cat(parts, dim) if len(sizes) == 1 else None
+
+
+def _constants() -> dict[str, Tensor]:
+    """What the released file holds of the images' normalisation."""
+    values = {"mean": torch.tensor(IMAGENET_MEAN), "std": torch.tensor(IMAGENET_STD)}
+    return {f"{encoder}.{name}": value for encoder in ENCODERS.values() for name, value in values.items()}

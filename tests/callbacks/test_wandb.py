@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -15,8 +16,12 @@ from wandb_server import wandb_server
 from callbacks import AutoWandbLogger
 
 
-def test_parts_become_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / "runs" / "mine" / "video"
+@pytest.mark.parametrize("how", ["make sync", "what the run said"])
+def test_parts_become_one_run(how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("callbacks.wandb.rank_zero_info", said.append)
+    runs = tmp_path / ("runs" if how == "make sync" else "my runs")
+    folder = runs / "mine" / "video"
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.delenv("WANDB_RUN_ID", raising=False)
     parts = ([1, 2, 3, 4], [3, 4, 5])  # the second goes on from a checkpoint after step 2
@@ -29,6 +34,7 @@ def test_parts_become_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     identity = (folder / "wandb" / "run_id.txt").read_text().strip()
     assert len(list((folder / "wandb").glob(f"offline-run-*-{identity}"))) == len(parts)
 
+    upload = said[0].partition("upload later with: ")[2]
     with wandb_server() as server:
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("WANDB", "MAKE"))}
         environment |= {
@@ -36,8 +42,9 @@ def test_parts_become_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
             "WANDB_API_KEY": 40 * "a",
             "HOME": str(tmp_path),
             "WANDB_DIR": str(tmp_path),
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         }
-        command = ["make", "sync", f"RUNS={tmp_path}/runs"]
+        command = ["make", "sync", f"RUNS={runs}"] if how == "make sync" else ["bash", "-c", upload]
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stderr
         assert set(server.history) == {identity}, done.stderr

@@ -28,6 +28,7 @@ from lightning_vos.compare.clips import read_clip
 from lightning_vos.compare.page import page
 from lightning_vos.compare.records import Record, read_record, run_names
 from lightning_vos.compare.tables import csv_table, markdown_table
+from lightning_vos.results_folder import ResultsFolder
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -82,7 +83,7 @@ def test_a_record_is_what_the_evaluation_measured(records: list[Record]) -> None
             "latency_p95_ms",
             "peak_memory_MB",
         }
-        with (record.folder / "results" / "global_results-val.csv").open() as file:
+        with record.folder.global_csv("val").open() as file:
             (row,) = csv.DictReader(file)
         assert record.metrics["J&F"] == pytest.approx(float(row["J&F-Mean"]), abs=1e-6)
         weighted = sum(record.sequences[name] * record.objects[name] for name in record.sequences)
@@ -94,9 +95,9 @@ def test_a_record_is_what_the_evaluation_measured(records: list[Record]) -> None
 
 def test_clips_show_what_was_found(records: list[Record], demo: Path) -> None:
     name = next(iter(records[0].sequences))
-    folder = records[0].folder / "clips" / name
+    folder = records[0].folder
     truth = Image.open(demo / "demo/Annotations/480p" / name / "00002.png")
-    with Image.open(folder / "00002.truth.png") as layer, Image.open(folder / "00002.webp") as frame:
+    with Image.open(folder.clip_truth(name, 2)) as layer, Image.open(folder.clip_frame(name, 2)) as frame:
         assert layer.size == frame.size == truth.size
         pixels, labels = layer.convert("RGBA").load(), truth.load()
         assert pixels is not None
@@ -119,7 +120,8 @@ def test_clips_show_what_was_found(records: list[Record], demo: Path) -> None:
     assert thin is not None
     assert thin["numbers"][0] == 0
     assert len(thin["numbers"]) < 4
-    assert read_clip([dataclasses.replace(record, folder=Path("nowhere")) for record in records], name, 1) is None
+    nowhere = ResultsFolder(Path("nowhere"))
+    assert read_clip([dataclasses.replace(record, folder=nowhere) for record in records], name, 1) is None
 
 
 @pytest.mark.parametrize(
@@ -161,7 +163,7 @@ def test_names_that_will_not_do(tmp_path: Path) -> None:
 def test_an_evaluation_that_did_not_end(records: list[Record], tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"record.json: no record of an evaluation"):
         read_record(tmp_path, "x", Path("x"), 0)
-    text = (records[0].folder / "record.json").read_text()
+    text = records[0].folder.record.read_text()
     (tmp_path / "record.json").write_text(text.replace('"J&F":', '"other":'))
     with pytest.raises(ValueError, match="no frame had ground truth"):
         read_record(tmp_path, "x", Path("x"), 0)
@@ -181,6 +183,10 @@ def test_tables(records: list[Record]) -> None:
         assert int(row["parameters"]) == record.parameters
         assert row["checkpoint"] == str(record.checkpoint)
     lines = markdown_table([first, second]).splitlines()
+    assert lines[0] == (
+        "|  | method | J&F | J | J recall | J decay | F | F recall | F decay"
+        " | FPS | p50 ms | p95 ms | memory MiB | params M |"
+    )
     assert len({line.count("|") - line.count("\\|") for line in lines[:4]}) == 1  # every row has as many cells
     assert lines[2].startswith("| a\\|b | " + first.method + " | **90.0** | ")
     assert f"| {second.method} | 25.0 | " in lines[3]
@@ -315,9 +321,9 @@ def test_page_in_a_browser(size: tuple[int, int], browser: Any, records: list[Re
 
 def test_page_of_one_record_without_pictures(records: list[Record], browser: Any, tmp_path: Path) -> None:
     folder = tmp_path / "copy"
-    shutil.copytree(records[0].folder, folder, ignore=shutil.ignore_patterns("clips"))
+    shutil.copytree(records[0].folder.root, folder, ignore=shutil.ignore_patterns("clips"))
     path = tmp_path / "comparison.html"
-    path.write_text(page([dataclasses.replace(records[0], folder=folder)]), encoding="utf-8")
+    path.write_text(page([dataclasses.replace(records[0], folder=ResultsFolder(folder))]), encoding="utf-8")
     tab, complaints, _ = opened(browser, path)
     assert tab.locator("#no-clip").is_visible()
     assert not tab.locator("#player").is_visible()

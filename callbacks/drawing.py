@@ -1,59 +1,12 @@
-"""Colours of objects, palette PNGs and overlays; shared by what writes masks and what draws them."""
+"""Masks drawn on frames: tinted objects with their outlines, at a size that fits."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from lightning_vos.atomic import unfinished
 from lightning_vos.palette import PALETTE
-from lightning_vos.video import Video
-
-
-def save_image(path: str | Path, image: Image.Image) -> None:
-    """Write a PNG in one stroke, see :func:`unfinished`."""
-    with unfinished(path) as beside:
-        image.save(beside, format="PNG")
-
-
-def save_palette_png(path: str | Path, labels: Tensor) -> None:
-    """Write labels as DAVIS and YouTube-VOS store them: one channel of ids with a palette.
-
-    Args:
-        path: the PNG; its folder is made, an existing file replaced.
-        labels: ``(H, W)`` uint8, any device.
-    """
-    save_image(path, palette_image(labels))
-
-
-def palette_image(labels: Tensor) -> Image.Image:
-    """Labels ``(H, W)`` uint8 as a picture of palette indices."""
-    image = Image.fromarray(labels.cpu().numpy())
-    image.putpalette(PALETTE.tobytes())
-    return image
-
-
-def labels_to_save(video: Video, t: int, labels: Tensor) -> Tensor:
-    """Labels as the files write them. Of an object given on this frame the prompt is saved, not its echo.
-
-    Args:
-        video: the video.
-        t: frame number.
-        labels: ``(H, W)`` uint8, predicted on this frame.
-
-    Returns:
-        ``(H, W)`` uint8 ids.
-    """
-    if t in video.prompts:
-        prompt = video.prompts[t].to(labels.device)
-        echo = torch.isin(labels, prompt.unique())
-        labels = torch.where(prompt > 0, prompt, labels.masked_fill(echo, 0))
-    ids = torch.tensor((0, *video.object_ids), dtype=torch.uint8, device=labels.device)
-    return ids[labels.long()]
 
 
 def overlay(frame: Tensor, labels: Tensor, alpha: float = 0.5) -> Tensor:

@@ -1,0 +1,18 @@
+"""What may be scored: two masks of one shape, without the pixels that are void."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def without_void(pred: Tensor, target: Tensor, void: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The two masks without void pixels, after checking them."""
+    if pred.shape != target.shape or pred.ndim < 2 or 0 in pred.shape[-2:]:
+        raise ValueError(f"pred {tuple(pred.shape)}, target {tuple(target.shape)}: must be the same (..., H, W)")
+    for name, mask in (("pred", pred), ("target", target), ("void", void)):
+        if mask is not None and mask.dtype != torch.bool:
+            raise ValueError(f"{name} is {mask.dtype}: must be bool; compare the labels first, as in labels == k")
+    if void is None:
+        return pred, target
+    return pred & ~void, target & ~void

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 from lightning import Callback
 from torch import Tensor
@@ -32,7 +32,7 @@ class DMMNetProposals(VOSModule, DMMNetSegmenter):
         self.encoder.requires_grad_(False)
         self.decoder.requires_grad_(False)
 
-    def train(self, mode: bool = True) -> DMMNetProposals:
+    def train(self, mode: bool = True) -> Self:
         """Training mode, of the detector as well."""
         super().train(mode)
         self.detector.train(mode)

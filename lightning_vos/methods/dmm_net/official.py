@@ -60,7 +60,7 @@ def official_trunk(released: Mapping[str, Tensor]) -> Trunk:
     return "resnet101" if "encoder.base.layer3.22.conv1.weight" in released else "resnet50"
 
 
-def to_ours(released: Mapping[str, Tensor], own: Mapping[str, Tensor], what: str) -> dict[str, Tensor]:
+def official_state(released: Mapping[str, Tensor], own: Mapping[str, Tensor], what: str) -> dict[str, Tensor]:
     """The released encoder and decoder by our names, every entry in its place.
 
     Args:

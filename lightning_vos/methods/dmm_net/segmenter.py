@@ -7,8 +7,8 @@ Zeng et al., "DMM-Net: Differentiable Mask-Matching Network for Video Object Seg
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -22,13 +22,11 @@ from lightning_vos.methods.dmm_net.detector import Detector, DetectorSettings
 from lightning_vos.methods.dmm_net.encoder import Encoder
 from lightning_vos.methods.dmm_net.match_state import Match, MatchState
 from lightning_vos.methods.dmm_net.matcher import Matcher, MatchingSettings
-from lightning_vos.methods.dmm_net.official import official_trunk, read_official, to_ours
+from lightning_vos.methods.dmm_net.official import official_state, official_trunk, read_official
 from lightning_vos.segmenter import Segmenter
-from lightning_vos.settings import build
+from lightning_vos.settings import build, overlaid
 
 CERTAIN = 0.02  # a matched mask is never surer than that where the decoder may correct it
-
-DMM = TypeVar("DMM", bound="DMMNetSegmenter")
 
 
 class Features(NamedTuple):
@@ -113,7 +111,7 @@ class DMMNetSegmenter(Segmenter):
         self.state = MatchState()
         self.train()  # of the detector, whatever it was built in
 
-    def train(self: DMM, mode: bool = True) -> DMM:
+    def train(self, mode: bool = True) -> Self:
         """Training mode, but not of the detector: proposals are only read, and torchvision's would expect targets."""
         super().train(mode)
         self.detector.eval()
@@ -210,29 +208,26 @@ class DMMNetSegmenter(Segmenter):
     # ---------------------------------------------------------------- the released weights
 
     @classmethod
-    def from_official(cls: type[DMM], *paths: str, **settings: Any) -> DMM:
-        """The network with the authors' released weights; the files say which trunk.
+    def from_official(cls, *paths: str, **settings: Any) -> Self:
+        """The network with the authors' released weights, in evaluation mode; the files say which trunk.
 
         Args:
             paths: one file with entries ``encoder.*`` and ``decoder.*``, or encoder and decoder without these prefixes
                 in two files, in any order.
-            **settings: further settings, such as ``detector={"weights": "coco"}``: the released files hold no detector.
-                ``matching.matcher`` is what the weights were trained with, unless it is set here.
-
-        Returns:
-            The network in evaluation mode.
+            **settings: of the constructor; of a part also as a dict of what is to differ, such as
+                ``detector={"weights": "coco"}``: the released files hold no detector. The matcher is by default what
+                the weights were trained with.
 
         Raises:
             FileNotFoundError: no such file.
-            ValueError: a file is something else or damaged, or entries are missing, unexpected or of other shapes.
+            ValueError: a file is something else or damaged, entries are missing, unexpected or of other shapes, or a
+                setting that there is not.
         """
         released = read_official(*paths)
-        matching = settings.get("matching", {})
-        if isinstance(matching, Mapping):
-            matching = {"matcher": "official", **matching}
-        model = build(cls, {"trunk": official_trunk(released), **settings, "matching": matching})
+        fitting = {"trunk": official_trunk(released), "matching": {"matcher": "official"}}
+        model = build(cls, overlaid(fitting, settings))
         state = model.state_dict()
-        model.load_state_dict({**state, **to_ours(released, state, " and ".join(paths))})
+        model.load_state_dict({**state, **official_state(released, state, " and ".join(paths))})
         if model.detector.settings.weights is None:
             warnings.warn(
                 "the released files hold no detector, so the proposals are random: give --model.detector.weights=coco "

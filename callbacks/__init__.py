@@ -15,7 +15,6 @@ from callbacks.mask_writer import MaskWriter
 from callbacks.overlay_video import OverlayVideo
 from callbacks.prediction_progress import PredictionProgress
 from callbacks.progress_lines import ProgressBar, ProgressLines
-from callbacks.proposals import PerfectMatcher, ProposalRecall
 from callbacks.run_summary import RunSummary
 from callbacks.submission import Submission
 from callbacks.wandb import AutoWandbLogger
@@ -35,11 +34,9 @@ __all__ = [
     "MaskImages",
     "MaskWriter",
     "OverlayVideo",
-    "PerfectMatcher",
     "PredictionProgress",
     "ProgressBar",
     "ProgressLines",
-    "ProposalRecall",
     "RunSummary",
     "Submission",
     "clock",

@@ -58,7 +58,7 @@ def load_weights(module: nn.Module, path: str, starts_from: Sequence[str] = ()) 
         starts_from: names of classes.
 
     Returns:
-        The settings of the run that wrote them.
+        The checkpoint.
 
     Raises:
         ValueError: no such file, not a checkpoint, another method, or entries that are missing or do not fit.
@@ -71,7 +71,7 @@ def load_weights(module: nn.Module, path: str, starts_from: Sequence[str] = ()) 
     advice = "use the same model settings (trunk, widths) in both stages"
     check_fits(module.state_dict(), state, f"--model.weights={path}", advice)
     module.load_state_dict(state)
-    return dict(checkpoint["hyper_parameters"])
+    return checkpoint
 
 
 def check_fits(own: Mapping[str, Tensor], given: Mapping[str, Tensor], what: str, advice: str, other: str = "") -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from argparse import ArgumentError
@@ -178,8 +179,13 @@ def main(args: Sequence[str] | None = None) -> VOSCLI:
             **strict,
             **{name: strict for name in VOSCLI.subcommands()},
         },
-        args=with_settings_of(sys.argv[1:] if args is None else args),
+        args=with_settings_of([_null(word) for word in (sys.argv[1:] if args is None else args)]),
     )
+
+
+def _null(word: str) -> str:
+    """``--model.part.name=null`` as ``--model.part={name: null}``: of the former the parser makes the text "None"."""
+    return re.sub(r"^--model\.(?!init_args\.)(\w+)\.(\w+)=null$", r"--model.\1={\2: null}", word)
 
 
 def run(command: Callable[[], object] = main) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar
 
 from lightning import Callback
 from torch import Tensor
@@ -57,17 +57,3 @@ class FrameCallback(Callback):
             frame: ``(3, h, w)`` uint8 RGB on the device.
             labels: ``(H, W)`` uint8 labels of size ``video.size`` on the device, 0 background, 1..K.
         """
-
-
-@runtime_checkable
-class MaskMatcher(Protocol):
-    """A method that matches mask proposals: what callbacks may ask of it."""
-
-    stride: int
-
-    @property
-    def proposal_masks(self) -> Tensor | None:
-        """``(B, m, H, W)`` proposals of the last frame in [0, 1], padded to the stride; ``None`` outside a sequence."""
-
-    def reveal(self, truth: Tensor | None) -> None:
-        """Give the ground truth ``(B, K, H, W)``, padded, of the next frame: it is then matched perfectly."""

@@ -113,8 +113,8 @@ class VOSModule(Segmenter, LightningModule):
         """Parameters with the factor of their learning rate."""
         return [([p for p in self.parameters() if p.requires_grad], 1.0)]
 
-    def adopt(self, settings: dict[str, Any]) -> None:
-        """Called once the weights of an earlier stage are loaded; ``settings`` are those of that run."""
+    def adopt(self, checkpoint: dict[str, Any]) -> None:
+        """Called once the weights of an earlier stage are loaded: its checkpoint says which class trained them how."""
 
     # ---------------------------------------------------------------- training
 
@@ -216,9 +216,9 @@ class VOSModule(Segmenter, LightningModule):
     def configure_model(self) -> None:
         """Take over the weights of an earlier stage and choose the memory format, once the device is known."""
         if self.weights is not None:
-            settings = load_weights(self, self.weights, self.starts_from)
+            checkpoint = load_weights(self, self.weights, self.starts_from)
             self.weights = None  # a resumed run must not go back to them
-            self.adopt(settings)
+            self.adopt(checkpoint)
         if self.channels_last:
             self.to(memory_format=torch.channels_last)
 

@@ -19,7 +19,7 @@ from lightning_vos.types import Clip, ClipBatch
 pytestmark = pytest.mark.parametrize("method", METHODS)
 
 # Where the order of the objects matters by design, the part that makes it matter is switched off.
-ORDERLESS = {"DMMNet": {"across_objects": False}}
+ORDERLESS = {"DMMNet": {"decoder.across_objects": False}}
 # Where clips of a batch meet by design (templates of other clips), or a draw goes by the clip's place in the batch.
 APART = {"SiamDyn": {"negatives": 0.0, "jitter": 0.0}}
 

@@ -60,8 +60,13 @@ def commands(*words: str) -> list[list[str]]:
     return [list(run.words) for run in planned(*words)]
 
 
-def class_name(method: str) -> str:
-    return str(yaml.safe_load((EXPERIMENTS / method / "model.yaml").read_text())["model"]["class_path"].split(".")[-1])
+def class_name(method: str, stage: str = "model") -> str:
+    """Of what a stage trains: a method may have a class for each stage."""
+    models = [
+        yaml.safe_load((EXPERIMENTS / method / f"{name}.yaml").read_text()).get("model", {})
+        for name in ("model", stage)
+    ]
+    return str([model["class_path"] for model in models if "class_path" in model][-1].split(".")[-1])
 
 
 def small_model(method: str) -> list[str]:

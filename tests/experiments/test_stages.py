@@ -77,7 +77,7 @@ def runs(request: pytest.FixtureRequest, demo: Path, tmp_path_factory: pytest.Te
 def test_training_leaves_everything_behind(runs: Runs, stage: str) -> None:
     folder, cli = runs.folder / stage, getattr(runs, stage)
     assert cli.trainer.global_step == 1
-    assert type(cli.model).__name__ == class_name(runs.method)
+    assert type(cli.model).__name__ == class_name(runs.method, stage)
     assert (folder / "checkpoints" / "last.ckpt").is_file()
     assert (folder / "checkpoints" / "best.ckpt").is_file()
     assert {path.name for path in (folder / "results").iterdir()} == {
@@ -163,7 +163,7 @@ def test_full_size(method: str, demo: Path, tmp_path: Path) -> None:
     (command,) = commands("video", f"METHOD={method}", "DATA=demo", "RECIPE=")
     args = [*command, *tiny(demo, tmp_path), *training(1), "--trainer.limit_val_batches=1", "--data.crop=64"]
     if method == "dmm_net":  # pictures of 64 pixels need not be blown up to 800
-        args.append("--model.proposal_short_side=128")
+        args.append("--model.detector.short_side=128")
     # Half a gigabyte of checkpoints would take longer than the rest.
     cli, _ = started([*args, "--trainer.callbacks=null", "--trainer.enable_checkpointing=false", "--ckpt_path=null"])
     assert cli.trainer.global_step == 1

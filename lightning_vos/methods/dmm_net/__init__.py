@@ -2,5 +2,11 @@
 
 from lightning_vos.discovery import lazily
 
-__all__ = ["DMMNet", "DMMNetSegmenter"]
-__getattr__ = lazily(__name__, DMMNet="module", DMMNetSegmenter="segmenter")
+__all__ = ["DMMNet", "DMMNetProposals", "DMMNetSegmenter"]
+__getattr__ = lazily(
+    __name__,
+    DMMNet="module",
+    DMMNetProposals="detector_training",
+    DMMNetSegmenter="segmenter",
+    PerfectMatcher="perfect_matcher",
+)

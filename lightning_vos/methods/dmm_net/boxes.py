@@ -13,7 +13,7 @@ from lightning_vos.functional import to_float
 SAMPLES = 28  # bilinear samples along each side of a box: 14 bins of 2
 
 
-def paste(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
+def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
     """Put the masks of boxes into frames, soft, as torchvision and the paper's code do, but all at once.
 
     A mask gets a border of one zero cell, its box grows accordingly and is cut to integers; the mask is resized

@@ -23,13 +23,13 @@ def load_detector(net: nn.Module, source: str) -> None:
         ValueError: weights that cannot be had, or entries that are missing, unexpected or of another shape.
     """
     released = MaskRCNN_ResNet50_FPN_Weights.DEFAULT if source == "coco" else None
-    given = read_pretrained("proposal_weights", "coco", source, released)
+    given = read_pretrained("detector.weights", "coco", source, released)
     # torchvision's detectors have a batch norm without counter; a counter that never counts is no loss.
     own, given = (
         {name: value for name, value in state.items() if not _is_left_out(name)} for state in (net.state_dict(), given)
     )
-    advice = "a Mask R-CNN of torchvision with the trunk and widths of proposals is needed, with norm=frozen_batch"
-    check_fits(own, given, f"proposal_weights={source}", advice)
+    advice = "a Mask R-CNN of torchvision with the trunk and widths of the detector is needed, with norm=frozen_batch"
+    check_fits(own, given, f"detector.weights={source}", advice)
     net.load_state_dict(given, strict=False)
 
 

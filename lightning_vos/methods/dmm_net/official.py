@@ -1,18 +1,14 @@
-"""The authors' released weights: their names for our names."""
+"""The authors' released weights: which of their entries is which of ours."""
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lightning_vos.blocks.backbone import Trunk
 from lightning_vos.released import check_released, read_released
-
-if TYPE_CHECKING:
-    from lightning_vos.methods.dmm_net.module import DMMNet
 
 WANTED = "the released checkpoint of DMM-Net (trainer.pt), or its encoder and its decoder in two files"
 PARTS = {"encoder": r"(base|(sk|bn|prop)[2-5])\.", "decoder": r"(clstm_list|conv_out)\."}
@@ -38,47 +34,17 @@ def source(name: str) -> str:
     return NAMES[prefix] + name.removeprefix(prefix)
 
 
-def official_trunk(*paths: str) -> Trunk:
-    """Which ResNet the released files hold; arguments and errors as for :func:`load_official`."""
-    return "resnet101" if "encoder.base.layer3.22.conv1.weight" in _read(paths) else "resnet50"
-
-
-def load_official(model: DMMNet, *paths: str) -> DMMNet:
-    """Load the released encoder and decoder, every entry in its place; the detector is not part of them and stays.
+def read_official(*paths: str) -> dict[str, Tensor]:
+    """Entries of all files, each with its part in front of its name.
 
     Args:
-        model: a DMMNet with the trunk of the files and the default widths.
         paths: one file with entries ``encoder.*`` and ``decoder.*``, or encoder and decoder without these prefixes in
             two files, in any order; all with or without the prefix ``module.``.
 
-    Returns:
-        ``model``, in evaluation mode.
-
     Raises:
         FileNotFoundError: no such file.
-        ValueError: something else, damaged, or entries missing, unexpected, given twice or of another shape; it names
-            them.
+        ValueError: a file is something else or damaged, or an entry is given twice.
     """
-    released = _read(paths)
-    own = {source(name): name for name in model.state_dict() if name.startswith(("encoder.", "decoder."))}
-    state = model.state_dict()
-    missing = [f"{entry} is missing" for entry in (*own, *UNUSED) if entry not in released]
-    for entry, name in own.items():
-        if entry in released and released[entry].shape != state[name].shape:
-            missing.append(f"{entry} is {tuple(released[entry].shape)} instead of {tuple(state[name].shape)}")
-    unexpected = [f"{entry} is unexpected" for entry in released if entry not in own and entry not in UNUSED]
-    check_released(" and ".join(paths), "DMMNet", WANTED, missing, unexpected)
-    model.load_state_dict({**state, **{name: released[entry] for entry, name in own.items()}})
-    if model.hparams["proposal_weights"] is None:
-        rank_zero_warn(
-            "the released files hold no detector, so the proposals are random: give proposal_weights=coco (or a file), "
-            "or train them with trains=proposals"
-        )
-    return model.eval()
-
-
-def _read(paths: tuple[str, ...]) -> dict[str, Tensor]:
-    """Entries of all files, each with its part in front of its name."""
     released: dict[str, Tensor] = {}
     for path in paths:
         for name, value in read_released(path, WANTED).items():
@@ -87,3 +53,29 @@ def _read(paths: tuple[str, ...]) -> dict[str, Tensor]:
                 raise ValueError(f"{path}: {part}{name} is in another file too; give {WANTED}")
             released[part + name] = value
     return released
+
+
+def official_trunk(released: Mapping[str, Tensor]) -> Trunk:
+    """Which ResNet the entries are of."""
+    return "resnet101" if "encoder.base.layer3.22.conv1.weight" in released else "resnet50"
+
+
+def official_state(released: Mapping[str, Tensor], own: Mapping[str, Tensor], what: str) -> dict[str, Tensor]:
+    """The released encoder and decoder by our names, every entry in its place.
+
+    Args:
+        released: as :func:`read_official` gives them.
+        own: state dict of a network with the same trunk and the default widths; its detector is not looked at.
+        what: where the entries come from, for the message.
+
+    Raises:
+        ValueError: entries missing, unexpected or of another shape; it names them.
+    """
+    sources = {source(name): name for name in own if name.startswith(("encoder.", "decoder."))}
+    missing = [f"{entry} is missing" for entry in (*sources, *UNUSED) if entry not in released]
+    for entry, name in sources.items():
+        if entry in released and released[entry].shape != own[name].shape:
+            missing.append(f"{entry} is {tuple(released[entry].shape)} instead of {tuple(own[name].shape)}")
+    unexpected = [f"{entry} is unexpected" for entry in released if entry not in sources and entry not in UNUSED]
+    check_released(what, "DMMNet", WANTED, missing, unexpected)
+    return {name: released[entry] for entry, name in sources.items()}

@@ -1,73 +1,45 @@
-"""Image encoder and ConvLSTM decoder of DMM-Net; the decoder is that of RVOS (Ventura et al., CVPR 2019)."""
+"""DMM-Net's decoder, that of RVOS (Ventura et al., CVPR 2019): ConvLSTM cells that correct or redraw matched masks."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_vos.blocks.backbone import Backbone, FrozenStatsBatchNorm2d, GroupNorm, Norm, Trunk
 from lightning_vos.blocks.decoder import conv3x3
 
 LEVELS = 4  # strides 32, 16, 8 and 4, in this order
+Mask = Literal["previous", "first", "matched"]
 
 
-class Encoding(NamedTuple):
-    """Maps of frames, each list at strides 32, 16, 8 and 4.
-
-    Attributes:
-        skips: ``(B, C, H / s, W / s)`` for the decoder.
-        matching: ``(B, D, H / s, W / s)`` to pool features of boxes from.
-    """
-
-    skips: tuple[Tensor, ...]
-    matching: tuple[Tensor, ...]
-
-
-class Encoder(nn.Module):
-    """ResNet conv1..layer4 with two branches on each level: skips for the decoder and maps for matching.
+@dataclass(frozen=True)
+class DecoderSettings:
+    """The refinement of matched masks.
 
     Args:
-        trunk: ResNet.
-        norm: as for :class:`~lightning_vos.blocks.backbone.Backbone`; in the branches 8 groups.
-        weights: likewise.
-        dim: h, width of the skips at strides 32 and 16; half and a quarter of it at strides 8 and 4.
-        matching_dim: D, width of the matching maps.
+        refinement: decode the matched masks; else they are the result.
+        residual: let the decoder correct the matched mask, whose log-odds are added to its own, instead of drawing it
+            anew as in the paper: from scratch, it learns to draw much later than it learns to match.
+        masks: what the decoder sees of an object: its ``previous`` mask, its ``first`` one, the ``matched`` one; in the
+            paper all three. One filter serves them all, so it cannot tell them apart: where things move far, the first
+            mask is noise.
+        across_objects: let the decoder's state pass from object to object, as in the paper. The order of the objects
+            then matters.
     """
 
-    def __init__(self, trunk: Trunk, norm: Norm, weights: str | None, dim: int = 128, matching_dim: int = 128) -> None:
-        super().__init__()
-        self.trunk = Backbone(trunk, norm, weights, stride=32)
-        widths = (dim, dim, dim // 2, dim // 4)
-        inner = (matching_dim, matching_dim, matching_dim // 2, matching_dim // 4)
-        self.skips = nn.ModuleList()
-        self.matching = nn.ModuleList()
-        for channels, width, middle in zip(reversed(self.trunk.channels), widths, inner, strict=True):
-            self.skips.append(nn.Sequential(conv3x3(channels, width), _norm(norm, width)))
-            self.matching.append(
-                nn.Sequential(
-                    conv3x3(channels, middle),
-                    _norm(norm, middle),
-                    nn.ReLU(inplace=True),
-                    conv3x3(middle, matching_dim),
-                    _norm(norm, matching_dim),
-                )
-            )
+    refinement: bool = True
+    residual: bool = False
+    masks: tuple[Mask, ...] = get_args(Mask)
+    across_objects: bool = True
 
-    def forward(self, image: Tensor) -> Encoding:
-        """``(B, 3, H, W)`` normalised, sides multiples of 32."""
-        levels = self.trunk(image)[::-1]
-        return Encoding(
-            tuple(branch(level) for branch, level in zip(self.skips, levels, strict=True)),
-            tuple(branch(level) for branch, level in zip(self.matching, levels, strict=True)),
-        )
-
-
-def _norm(norm: Norm, channels: int) -> nn.Module:
-    return FrozenStatsBatchNorm2d(channels) if norm == "frozen_batch" else GroupNorm(min(8, channels), channels)
+    def __post_init__(self) -> None:
+        """Refuse masks that do not exist, and none at all."""
+        if not self.masks or set(self.masks) - set(get_args(Mask)):
+            raise ValueError(f"decoder.masks={list(self.masks)}: choose from {', '.join(get_args(Mask))}")
 
 
 class ConvLSTMCell(nn.Module):
@@ -136,17 +108,20 @@ class Decoder(nn.Module):
 
     Args:
         dim: h; the hidden states have h, h/2, h/4 and h/8 channels.
-        across_objects: carry the state from object to object of a frame (the paper's); their order then matters.
+        settings: see there; with ``residual`` there is no correction until one is learned.
     """
 
-    def __init__(self, dim: int = 128, across_objects: bool = True) -> None:
+    def __init__(self, dim: int = 128, settings: DecoderSettings = DecoderSettings()) -> None:
         super().__init__()
         self.dims = tuple(dim // 2**level for level in range(LEVELS))
         skips = (dim, dim, dim // 2, dim // 4)
         below = (0, *self.dims[:-1])
         self.cells = nn.ModuleList(ConvLSTMCell(*channels) for channels in zip(below, skips, self.dims, strict=True))
         self.predict = conv3x3(self.dims[-1], 1)
-        self.across_objects = across_objects
+        if settings.residual:
+            nn.init.zeros_(self.predict.weight)
+            nn.init.zeros_(self.predict.get_parameter("bias"))
+        self.across_objects = settings.across_objects
 
     def forward(
         self, skips: Sequence[Tensor], masks: Tensor, temporal: Sequence[Tensor], present: Tensor

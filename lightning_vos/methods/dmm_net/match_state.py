@@ -9,47 +9,48 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_vos.memory import SequenceState
-from lightning_vos.methods.dmm_net.network import LEVELS
+from lightning_vos.methods.dmm_net.decoder import LEVELS
 
 
-class Matched(NamedTuple):
-    """What the losses of one frame need, kept in training only.
+class Match(NamedTuple):
+    """How the templates of one frame are matched.
 
     Attributes:
-        cosine: ``(B, K, m)`` similarity of template and proposal.
-        proposals: ``(B, m, H, W)`` proposal masks.
+        followed: ``(B, K)`` bool, templates that take part.
+        cosine: ``(B, K, m)`` similarity of the features of template and proposal.
+        weights: ``(B, K, m)`` of the proposals in every matched mask.
+        proposals: ``(B, m, H, W)`` their masks, probabilities.
         valid: ``(B, m)`` bool, which of them exist.
-        matched: ``(B, K, H, W)`` masks before refinement.
-        refined: ``(B, K, H, W)`` logits after it.
+        masks: ``(B, K, H, W)`` matched masks.
     """
 
+    followed: Tensor
     cosine: Tensor
+    weights: Tensor
     proposals: Tensor
     valid: Tensor
-    matched: Tensor
-    refined: Tensor
+    masks: Tensor
 
 
-class Templates(SequenceState):
+class MatchState(SequenceState):
     """State of the template matcher. Templates are fixed at the first frame of their object.
 
     Buffers, with K objects: ``features (B, K, D)``; ``first`` and ``previous`` masks ``(B, K, H, W)``; ``hidden0`` to
     ``hidden3 (B, K, C, h, w)``, the decoder's states at strides 32 to 4; ``proposals (B, m, H, W)``, the masks of the
-    last frame, for whoever wants to score them; ``truth (B, K, H, W)``, ground truth of the next frame where a
-    callback gives it: the matching is then perfect.
+    last frame, for whoever wants to score them.
+
+    Attributes:
+        clip: in training the match of every frame and the probabilities ``(B, K, H, W)`` that came of it.
     """
 
     features: Tensor
     first: Tensor
     previous: Tensor
     proposals: Tensor
-    truth: Tensor | None
 
     def __init__(self) -> None:
-        super().__init__(
-            "features", "first", "previous", "proposals", "truth", *(f"hidden{level}" for level in range(LEVELS))
-        )
-        self.clip: list[Matched] = []
+        super().__init__("features", "first", "previous", "proposals", *(f"hidden{level}" for level in range(LEVELS)))
+        self.clip: list[tuple[Match, Tensor]] = []
 
     def reset(self) -> None:
         """Forget the sequence."""
@@ -70,21 +71,22 @@ class Templates(SequenceState):
         for level, state in enumerate(states):
             setattr(self, f"hidden{level}", state)
 
-    def grow(self, features: Tensor, first: Tensor, hidden: list[tuple[int, ...]], new: Tensor) -> None:
+    def grow(self, features: Tensor, first: Tensor, hidden: list[tuple[int, ...]], new: list[bool]) -> None:
         """Set the templates of new objects, whose hidden states start at zero.
 
         Args:
             features: ``(B, K, D)`` of all objects given on this frame.
             first: ``(B, K, H, W)`` their masks.
             hidden: ``(C, h, w)`` of each level.
-            new: ``(K,)`` bool, the objects that start on this frame; the others keep what they have.
+            new: which of the K objects start on this frame; the others keep what they have.
         """
         missing = len(new) - len(self)
         if self.features is None:
             self.features, self.first = features, first
             self.hidden = [features.new_zeros(len(features), len(new), *shape) for shape in hidden]
             return
-        self.features = torch.where(new[:, None], features, F.pad(self.features, (0, 0, 0, missing)))
-        self.first = torch.where(new[:, None, None], first, F.pad(self.first, (0, 0, 0, 0, 0, missing)))
-        keep = ~new[:, None, None, None]
+        starts = torch.tensor(new, device=features.device)[:, None]
+        self.features = torch.where(starts, features, F.pad(self.features, (0, 0, 0, missing)))
+        self.first = torch.where(starts[..., None], first, F.pad(self.first, (0, 0, 0, 0, 0, missing)))
+        keep = ~starts[..., None, None]
         self.hidden = [F.pad(state, (0, 0, 0, 0, 0, 0, 0, missing)) * keep for state in self.hidden]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import shutil
@@ -14,13 +13,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import rich
 import torch
 from PIL import Image
 from tiny_runs import METHODS, ROOT, commands, small_model, started, tiny, training, write_tiny_demo
 from torchvision.models import resnet18
 
-from lightning_vos.cli import last_message, main, run
+from lightning_vos.cli import last_message, run
 
 METHOD = "remn" if "remn" in METHODS else METHODS[0]
 
@@ -376,28 +374,3 @@ def test_traceback_on_demand(monkeypatch: pytest.MonkeyPatch, demo: Path, tmp_pa
     monkeypatch.setattr("sys.argv", ["lightning_vos", *arguments(demo, tmp_path, "--data.crop=0")])
     with pytest.raises(ValueError, match=r"data\.crop=0"):
         run()
-
-
-# ---------------------------------------------------------------- what is printed
-
-
-@pytest.mark.parametrize("terminal", [False, True])
-def test_progress_is_a_bar_or_lines(
-    terminal: bool, demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Output(io.StringIO):
-        def isatty(self) -> bool:
-            return terminal
-
-    output = Output()
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setattr("sys.argv", ["lightning_vos"])
-    monkeypatch.setattr("sys.stdout", output)
-    monkeypatch.setenv("TERM", "xterm")
-    rich.reconfigure()  # the console that all share must not remember another output
-    main([*arguments(demo, tmp_path), "--trainer.max_steps=2", "--trainer.limit_val_batches=0"])
-    printed = output.getvalue()
-    assert ("Training" in printed) is terminal
-    assert ("v_num" in printed or "Epoch" in printed) is False
-    lines = re.findall(r"^step (\d)/2  loss \d+\.\d{3}  lr \S+  \d+\.\d\d steps/s  0:00:\d\d left$", printed, re.M)
-    assert lines == ([] if terminal else ["1", "2"])

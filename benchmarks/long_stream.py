@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from callbacks import device_name
-from datamodules import SequenceSet
+from datamodules import DavisSet
 from datamodules.sequences import EvaluationSet
 from lightning_vos import load
 from lightning_vos.functional import one_hot
@@ -48,7 +48,7 @@ def main() -> None:
     args = parser.parse_args()
 
     model = load(args.ckpt)
-    video_set = EvaluationSet(SequenceSet(args.set, split="val").videos(Path(args.root)))
+    video_set = EvaluationSet(DavisSet(args.set, split="val").videos(Path(args.root)))
     video = video_set[args.video]
     bank = next(module for module in model.modules() if isinstance(module, FrameBank))
     mask = one_hot(video.prompts[0], len(video.object_ids)).unsqueeze(0)

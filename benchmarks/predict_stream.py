@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from benchmarks.long_stream import endless, resident_mb
 from callbacks import MaskWriter, OverlayVideo, device_name
-from datamodules import PredictDataModule, SequenceSet
+from datamodules import DavisSet, PredictDataModule
 from datamodules.sequences import EvaluationSet
 from lightning_vos import load
 from lightning_vos.frame_callback import FrameCallback
@@ -78,7 +78,7 @@ def main() -> None:
     args = parser.parse_args()
 
     model = load(args.ckpt)
-    video_set = EvaluationSet(SequenceSet("demo", split="val").videos(Path(args.root)))
+    video_set = EvaluationSet(DavisSet("demo", split="val").videos(Path(args.root)))
     if args.folder:
         args.folder.mkdir(parents=True)
     with nullcontext(args.folder) if args.folder else tempfile.TemporaryDirectory() as folder:

@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 
 from callbacks import device_name
-from datamodules import SequenceSet
+from datamodules import DavisSet
 from datamodules.sequences import EvaluationSet
-from lightning_vos import SiamDyn, load
+from lightning_vos import SiamDynSegmenter, load
 from lightning_vos.functional import intersection_over_union, one_hot
 
 
@@ -29,7 +29,7 @@ def main() -> None:
     args = parser.parse_args()
 
     model = load(args.ckpt)
-    video_set = EvaluationSet(SequenceSet(args.set, split="val").videos(Path(args.root)))
+    video_set = EvaluationSet(DavisSet(args.set, split="val").videos(Path(args.root)))
     print(f"{type(model).__name__}, {args.frames} frames, {device_name('cpu')}")
     print("video                            object  IoU first  IoU least  drift in pixels")
     kept, still, objects = 0, 0, 0
@@ -41,12 +41,12 @@ def main() -> None:
         overlaps, drift = [], torch.zeros(count)
         with model.sequence():
             model.step(frame, mask)
-            start = model.templates.centre.clone() if isinstance(model, SiamDyn) else None
+            start = model.state.centre.clone() if isinstance(model, SiamDynSegmenter) else None
             for _ in range(args.frames):
                 found = one_hot(model.step(frame).argmax(dim=1)[0].to(torch.uint8), count).unsqueeze(0)
                 overlaps.append(intersection_over_union(found > 0, mask > 0)[0].diagonal())
                 if start is not None:
-                    drift = drift.maximum((model.templates.centre - start).norm(dim=2)[0])
+                    drift = drift.maximum((model.state.centre - start).norm(dim=2)[0])
         first, least = overlaps[0], torch.stack(overlaps).amin(dim=0)
         for k in range(count):
             print(f"{video.name:<33}{k + 1:<8}{first[k]:<11.3f}{least[k]:<11.3f}{drift[k]:.2f}", flush=True)

@@ -8,7 +8,6 @@ from callbacks.drawing import overlay
 from callbacks.dry_run import DryRun
 from callbacks.evaluation_record import EvaluationRecord
 from callbacks.fps import FPSLogger
-from callbacks.lost_targets import LostTargets
 from callbacks.mask_exports import MaskExports
 from callbacks.mask_images import MaskImages
 from callbacks.mask_png import save_palette_png
@@ -31,7 +30,6 @@ __all__ = [
     "EvaluationRecord",
     "FPSLogger",
     "LastCheckpoint",
-    "LostTargets",
     "MaskExports",
     "MaskImages",
     "MaskWriter",

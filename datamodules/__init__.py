@@ -1,7 +1,7 @@
 """Data for video object segmentation: still images, video sequences, and a user's own videos."""
 
-from datamodules.images import ImageSet
-from datamodules.layouts import SequenceSet
+from datamodules.image_sets import ImageSet
+from datamodules.layouts import DavisSet, SequenceSet, YouTubeVOSSet
 from datamodules.online import OnlineDataModule
 from datamodules.own_videos import PredictDataModule
 from datamodules.pictures import PictureDataModule
@@ -9,6 +9,7 @@ from datamodules.static import StaticDataModule
 from datamodules.video import VideoDataModule
 
 __all__ = [
+    "DavisSet",
     "ImageSet",
     "OnlineDataModule",
     "PictureDataModule",
@@ -16,4 +17,5 @@ __all__ = [
     "SequenceSet",
     "StaticDataModule",
     "VideoDataModule",
+    "YouTubeVOSSet",
 ]

@@ -67,7 +67,7 @@ def read_annotation(mask: Path, given: Given, size: tuple[int, int]) -> Annotati
 def _labels(path: Path, size: tuple[int, int]) -> Annotation:
     """A picture of labels or colours."""
     values, is_palette = _values(path, size)
-    keys, labels = np.unique(values, return_inverse=True)
+    keys = np.unique(values)
     if len(keys) > _MANY and keys[-1] > COLOUR and not {int(key) for key in keys[1:]} <= DAVIS_COLOURS.keys():
         raise ValueError(
             f"{path}: {len(keys)} colours; more than {_MANY} are taken for soft edges: save the mask without, or as "
@@ -78,7 +78,7 @@ def _labels(path: Path, size: tuple[int, int]) -> Annotation:
     ids = [int(key) for key in keys if key not in (0, VOID)]
     if VOID in keys and not ids:
         ids, values = [1], values // VOID  # 0 and 255: one object
-        keys, labels = np.unique(values, return_inverse=True)
+        keys = np.unique(values)
     elif VOID in keys and not is_palette:
         raise ValueError(
             f"{path}: grey values {ids[0]} to {VOID}: ids beside void, or soft edges? Save ids as a palette PNG, or "
@@ -86,7 +86,7 @@ def _labels(path: Path, size: tuple[int, int]) -> Annotation:
         )
     lookup = np.zeros(len(keys), dtype=np.uint8)
     lookup[np.isin(keys, ids)] = np.arange(1, len(ids) + 1)
-    return Annotation(path, lookup[labels.reshape(values.shape)], list(ids))
+    return Annotation(path, lookup[np.searchsorted(keys, values)], list(ids))
 
 
 def _values(path: Path, size: tuple[int, int]) -> tuple[np.ndarray, bool]:

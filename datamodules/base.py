@@ -12,7 +12,7 @@ import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
-from datamodules.images import ImageSet, Still
+from datamodules.image_sets import ImageSet, Still
 from datamodules.layouts import SequenceSet, VideoFiles
 from datamodules.samplers import ClipSampler, VideoSampler
 from datamodules.sequences import EvaluationSet
@@ -130,7 +130,7 @@ class VOSDataModule(LightningDataModule):
         """
         if not self.root.is_dir():
             raise FileNotFoundError(
-                f"data.root={self.root}: no such folder; set DATA_ROOT or --data.root to where the data sets are"
+                f"data.root={self.root}: no such folder; set --data.root to where the data sets are"
             )
         if stage == "fit" and self.train_set is None:
             self.train_set = self.training_set()

@@ -21,7 +21,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from datamodules.images import ImageSet, Still, read_image
+from datamodules.image_sets import ImageSet, Still
+from datamodules.images import read_image
 from datamodules.layouts import SequenceSet, VideoFiles
 from datamodules.sequences import EvaluationSet
 from datamodules.video import VideoDataModule
@@ -169,9 +170,11 @@ def _check_masks(report: Report, video: VideoFiles, size: Size | None) -> None:
         return
     if len(masks) == len(times) and isinstance(fault := _tried(lambda: EvaluationSet([video])[0]), str):
         report.faults.append(fault)
-    known = results[0].values if video.prompt_first else None
-    if video.starts is not None:
-        known = set(video.starts)
+    # An object is known from the list of starts, or from the masks on which it may start.
+    known: set[int] = set()
+    for t, named in video.starts.items():
+        if named is not None or t in masks:
+            known |= masks[t].values if named is None else set(named)
     for t, mask in masks.items():
         path, objects = video.masks[t], mask.values - {0, VOID}
         report.ids |= objects
@@ -181,7 +184,7 @@ def _check_masks(report: Report, video: VideoFiles, size: Size | None) -> None:
             report.faults.append(f"{path}: is {_text(mask.size)}, the frames are {_text(size)}; make them equal")
         if t == times[0] and objects and VOID in mask.values:
             report.faults.append(f"{path}: 255 (void) on a first mask; make it part of an object or background (0)")
-        if known is not None and (stray := objects - known):
+        if stray := objects - known:
             report.faults.append(
                 f"{path}: stray values {_some(stray)}, the objects are {_some(known - {0, VOID})}; correct the mask"
             )
@@ -250,9 +253,7 @@ def main(args: Sequence[str] | None = None) -> int:
             data = _data_of(path, given.root)
             data.prepare_data()
             if not data.root.is_dir():
-                raise FileNotFoundError(
-                    f"{data.root}: no such folder; set DATA_ROOT or --root to where the data sets are"
-                )
+                raise FileNotFoundError(f"{data.root}: no such folder; set --root to where the data sets are")
             checks += checks_of(data.images, data.videos, data.val, data.root)
     except (OSError, ValueError, ArgumentError) as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")

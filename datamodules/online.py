@@ -40,7 +40,6 @@ class OnlineDataModule(VOSDataModule):
         replay: float = 0.25,
         **kwargs: Any,
     ) -> None:
-        """See the class."""
         super().__init__(root, clip_length=clip_length, batch_size=batch_size, max_objects=max_objects, **kwargs)
         if not 0 <= replay < 1:
             raise ValueError(f"data.replay={replay} must be at least 0 and below 1: it is a share of the clips")

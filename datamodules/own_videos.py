@@ -91,7 +91,7 @@ class PredictDataModule(LightningDataModule):
                 take = _Take(self, path, mask)
                 if any(take.name == other.name for other in self._takes):
                     raise ValueError(f"{path}: another video is called {take.name}; rename one of the two")
-                take.footage()
+                take.footage()  # only a check: the masks of all videos at once might not fit into memory
                 self._takes.append(take)
             except (ValueError, OSError) as error:
                 if not several:

@@ -9,7 +9,8 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from datamodules.base import VOSDataModule
-from datamodules.images import Still, read_image, resize_labels
+from datamodules.image_sets import Still
+from datamodules.images import read_image, resize_labels
 from datamodules.layouts import VideoFiles
 from datamodules.samplers import ClipKey
 from datamodules.transforms import StaticTransform, to_clip
@@ -96,19 +97,13 @@ class PictureDataModule(VOSDataModule):
     Args:
         root: folder that holds the data sets. Of ``images``, COCO pictures come with all their instances; every
             annotated frame of ``videos`` is a picture of its own.
-        clip_length: frames of a training clip; nothing but 1, a clip is a single picture.
         batch_size: clips of one optimiser step, over all devices and accumulated forward passes.
         max_objects: most objects of a training clip.
         **kwargs: see :class:`~datamodules.base.VOSDataModule`.
     """
 
-    def __init__(
-        self, root: str = "data", clip_length: int = 1, batch_size: int = 16, max_objects: int = 20, **kwargs: Any
-    ) -> None:
-        """See the class."""
-        super().__init__(root, clip_length=clip_length, batch_size=batch_size, max_objects=max_objects, **kwargs)
-        if clip_length != 1:
-            raise ValueError(f"data.clip_length={clip_length}: a clip is a single picture here; set it to 1")
+    def __init__(self, root: str = "data", batch_size: int = 16, max_objects: int = 20, **kwargs: Any) -> None:
+        super().__init__(root, clip_length=1, batch_size=batch_size, max_objects=max_objects, **kwargs)
 
     def training_set(self) -> Pictures:
         """All samples of ``images`` and all annotated frames of ``videos``.

@@ -12,13 +12,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datamodules.images import image_size, read_image, resize_labels
-from datamodules.layouts import SequenceSet, VideoFiles
+from datamodules.layouts import VideoFiles
 from datamodules.samplers import ClipKey
 from datamodules.transforms import VISIBLE, ClipTransform, to_clip
 from lightning_vos.types import VOID, Clip
 from lightning_vos.video import Video
-
-__all__ = ["EvaluationSet", "SequenceSet", "TrainingSequences", "draw_times"]
 
 FIRST_FRAME_TRIES = 8
 
@@ -179,31 +177,38 @@ class TrainingSequences(Dataset[Clip]):
         rng = np.random.default_rng(key.seed)
         frames: list[np.ndarray] = []
         masks: list[np.ndarray] = []
-        for t in self._times(video, key.max_skip, rng):
+        times, first_labels = self._choose(video, key.max_skip, rng)
+        for t in times:
             frame = read_image(video.frames[t], self.transform.short_side)
             if frames and frame.shape != frames[0].shape:
                 raise ValueError(f"{video.frames[t]}: its size differs from other frames of the video; make them equal")
             frames.append(frame)
-            masks.append(resize_labels(video.without_void(t), frame.shape[:2]))
+            labels = video.without_void(t) if masks else first_labels
+            masks.append(resize_labels(labels, frame.shape[:2]))
         return to_clip(*self.transform(frames, masks, rng), self.max_objects, rng)
 
-    def _times(self, video: VideoFiles, max_skip: int, rng: np.random.Generator) -> list[int]:
+    def _choose(self, video: VideoFiles, max_skip: int, rng: np.random.Generator) -> tuple[list[int], np.ndarray]:
+        """Numbers of the clip's frames, and the labels of the first, which had to be read to choose it."""
         annotated = sorted(video.masks)
         stems = [video.frames[t].stem for t in annotated]
         clock = [int(stem) for stem in stems] if all(stem.isdigit() for stem in stems) else annotated
         backwards = bool(rng.random() < 0.5)
         for _ in range(FIRST_FRAME_TRIES):
             chosen = _directed(clock, self.clip_length, max_skip, rng, backwards)
-            areas = np.bincount(video.without_void(annotated[chosen[0]]).ravel())
+            labels = video.without_void(annotated[chosen[0]])
+            areas = np.bincount(labels.ravel())
             if areas[1:].max(initial=0) >= VISIBLE * areas.sum():
-                return [annotated[i] for i in chosen]
+                return [annotated[i] for i in chosen], labels
         # Objects are rare or tiny here: start from the frame that shows most, towards the farther end.
-        shown = [np.count_nonzero(video.without_void(t)) for t in annotated]
-        first = int(np.argmax(shown))
-        if not shown[first]:
+        first = most = 0
+        for i, t in enumerate(annotated):
+            shown = video.without_void(t)
+            if (area := np.count_nonzero(shown)) > most:
+                first, most, labels = i, area, shown
+        if not most:
             raise ValueError(f"{video.masks[annotated[0]].parent}: no mask shows an object; remove the sequence")
-        chosen = _directed(clock, self.clip_length, max_skip, rng, first > len(shown) // 2, first)
-        return [annotated[i] for i in chosen]
+        chosen = _directed(clock, self.clip_length, max_skip, rng, first > len(annotated) // 2, first)
+        return [annotated[i] for i in chosen], labels
 
 
 def _directed(

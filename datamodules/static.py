@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import Dataset
 
 from datamodules.base import VOSDataModule
-from datamodules.images import Still
+from datamodules.image_sets import Still
 from datamodules.samplers import ClipKey
 from datamodules.transforms import StaticTransform, to_clip
 from lightning_vos.types import Clip
@@ -47,21 +47,17 @@ class StaticClips(Dataset[Clip]):
 
 
 class StaticDataModule(VOSDataModule):
-    """Training clips from still images, validation on videos.
+    """Training clips from still images, one object each; validation on videos.
 
     Args:
         root: folder that holds the data sets.
         clip_length: frames of a training clip: differently warped copies of one picture.
         batch_size: clips of one optimiser step, over all devices and accumulated forward passes.
-        max_objects: not used in this stage: a clip has one object.
         **kwargs: see :class:`~datamodules.base.VOSDataModule`.
     """
 
-    def __init__(
-        self, root: str = "data", clip_length: int = 3, batch_size: int = 16, max_objects: int = 1, **kwargs: Any
-    ) -> None:
-        """See the class."""
-        super().__init__(root, clip_length=clip_length, batch_size=batch_size, max_objects=max_objects, **kwargs)
+    def __init__(self, root: str = "data", clip_length: int = 3, batch_size: int = 16, **kwargs: Any) -> None:
+        super().__init__(root, clip_length=clip_length, batch_size=batch_size, max_objects=1, **kwargs)
 
     def training_set(self) -> StaticClips:
         """All samples of ``images``; warns of ``videos`` that stage two will refuse, hours before it does.

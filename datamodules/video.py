@@ -73,7 +73,6 @@ class VideoDataModule(VOSDataModule):
         stills: float = 0.0,
         **kwargs: Any,
     ) -> None:
-        """See the class."""
         super().__init__(root, **kwargs)
         if not 0 <= stills < 1:
             raise ValueError(f"data.stills={stills} must be at least 0 and below 1: it is a share of the clips")

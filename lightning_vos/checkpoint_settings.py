@@ -28,7 +28,7 @@ def with_settings_of(args: Sequence[str]) -> list[str]:
     if not args or args[0] == "fit" or path is None:
         return args  # a resumed training is described by its configuration
     if not Path(path).is_file():
-        raise FileNotFoundError(f"--ckpt_path={path}: no such file; give a checkpoint")
+        raise FileNotFoundError(f"--ckpt_path={path}: no such file; train first, or give another checkpoint")
     checkpoint = read_checkpoint(path)
     method = checkpoint["method"]
     class_path = f"lightning_vos.{method}"
@@ -40,7 +40,7 @@ def with_settings_of(args: Sequence[str]) -> list[str]:
         elif configured is not None and method not in _starts_from(configured):
             raise ValueError(
                 f"--ckpt_path={path}: a checkpoint of {method}, but {file} asks for {configured}; "
-                "choose the checkpoint or the method to match"
+                "choose --config or --ckpt_path to match"
             )
     if class_path == f"lightning_vos.{method}":
         find(method, path)

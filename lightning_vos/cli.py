@@ -73,7 +73,7 @@ class VOSCLI(LightningCLI):
         there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
         if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
             fault = f"nothing can be written to {there}" if there.is_dir() else f"{there} is a file, not a folder"
-            raise OSError(f"trainer.default_root_dir={folder}: {fault}; choose another")
+            raise OSError(f"trainer.default_root_dir={folder}: {fault}; choose another folder")
 
     def instantiate_classes(self) -> None:
         """Build model, data and trainer.
@@ -131,7 +131,7 @@ class VOSCLI(LightningCLI):
                 other = changed(checkpoint["hyper_parameters"], self.model.hparams)
                 raise ValueError(
                     f"{file}: does not fit this model, it was trained with {', '.join(other) or 'another version'}; "
-                    "set the same again, or choose another trainer.default_root_dir"
+                    "set the same again, or choose another --trainer.default_root_dir"
                 )
             if self.subcommand == "fit":
                 check_continues(checkpoint, str(file), self.model, self.trainer)

@@ -72,7 +72,7 @@ def explain(message: str, args: Sequence[str], options: Iterable[str]) -> str:
 def _unknown(keys: list[str], owner: str, names: list[str], args: Sequence[str], files: Sequence[Path]) -> str:
     """The complaint about a key that nobody knows: ``names`` are those that the parser does."""
     if owner:
-        known = _parameters(owner)
+        known = [name for name in _parameters(owner) if name != keys[-1]]  # a subclass may fix what its base offers
         hint = _similar(keys[-1], known) or f"; choose from {', '.join(known)}"
         return f"{_origin(keys, None, args, files)}{owner} has no such option{hint}"
     tops = {name.split(".")[0] for name in names}
@@ -127,6 +127,9 @@ def _plain(problem: str) -> str:
     problem = re.sub(r"\ban? <class '(?:NoneType)'>", "null", problem)
     problem = re.sub(r"\ban? <class '(?:\w+\.)*(\w+)'>", r"\1", problem)
     problem = re.sub(r"\ba typing\.Literal\[(.*?)\]", r"one of \1", problem)
+    problem = re.sub(
+        r"^Expected an instantiatable class, but (\S+) is abstract.*", r"name a subclass of \1 by class_path", problem
+    )
     return re.sub(r"^Expected", "expected", problem)
 
 
@@ -140,7 +143,7 @@ def _origin(keys: Sequence[str], value: str | None, args: Sequence[str], files: 
         if name.startswith("--") and equals and (name.replace(".init_args.", ".") == f"--{key}" or given == value):
             return f"{arg}: "
     name, text = re.escape(keys[-1]), re.escape(value or "")
-    for pattern in (rf"\b{name}['\"]?\s*:\s*['\"]?{text}", text or name, name):
+    for pattern in (rf"\b{name}['\"]?\s*:\s*['\"]?{text}", text or name, rf"\b{name}['\"]?\s*:"):
         for file in reversed(files):
             if re.search(pattern, file.read_text(encoding="utf-8")):
                 return f"{file}: {key}: "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar
 
 from lightning import Callback
 from torch import Tensor
@@ -57,12 +57,3 @@ class FrameCallback(Callback):
             frame: ``(3, h, w)`` uint8 RGB on the device.
             labels: ``(H, W)`` uint8 labels of size ``video.size`` on the device, 0 background, 1..K.
         """
-
-
-@runtime_checkable
-class TargetTracker(Protocol):
-    """A method that follows targets and knows when it has lost one: what callbacks may ask of it."""
-
-    @property
-    def lost_targets(self) -> Tensor | None:
-        """``(B, K)`` bool, objects that were not found on the last frame; ``None`` outside a sequence."""

@@ -42,7 +42,7 @@ def check_continues(checkpoint: dict[str, Any], path: str, model: VOSModule, tra
     if ended and done < steps:
         raise ValueError(
             f"{path}: this run is complete after {done} steps, trainer.max_steps={steps} cannot lengthen it; choose "
-            f"another trainer.default_root_dir, with --model.weights={path} to start from what it has learned"
+            f"another --trainer.default_root_dir, with --model.weights={path} to start from what it has learned"
         )
     # What a network started from is in the checkpoint, which does not name it.
     other = changed(model.hparams, checkpoint["hyper_parameters"], ignored=model.pretrained)

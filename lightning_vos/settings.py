@@ -102,7 +102,10 @@ def check_choices(of: Callable[..., Any] | type, values: Mapping[str, Any]) -> N
 
 @dataclass(frozen=True)
 class Checked:
-    """Base of dataclasses of settings: the choices of their fields are checked."""
+    """Base of dataclasses of settings: the choices of their fields are checked.
+
+    It is a dataclass itself, as the command line takes only dataclasses of dataclasses as plain nested settings.
+    """
 
     def __post_init__(self) -> None:
         """Refuse what is not among the choices."""

@@ -21,7 +21,7 @@ def check_tasks(devices: int, nodes: int) -> None:
         return
     tasks = int(os.environ["SLURM_NTASKS"])
     if tasks > 1 and "SLURM_STEP_ID" not in os.environ:
-        raise ValueError(f"SLURM_NTASKS={tasks}, but this is one process: start it with srun, as make slurm does")
+        raise ValueError(f"SLURM_NTASKS={tasks}, but this is one process: start it with srun, one task a device")
     if tasks != devices * nodes:
         raise ValueError(
             f"SLURM_NTASKS={tasks} for trainer.devices={devices} on trainer.num_nodes={nodes}: one task a device is "

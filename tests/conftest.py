@@ -61,15 +61,15 @@ SMALL: dict[str, dict[str, Any]] = {
         "trunk": "resnet10",
         "norm": "group",
         "dim": 16,
-        "mask_dim": 16,
+        "head.mask_dim": 16,
         "template_size": 65,
         "search_size": 129,
         # An untrained network would lose every target on the first frame, and no state would ever move.
-        "lost_score": 0.0,
+        "tracking.lost_score": 0.0,
     },
 }
 
-LONGEST = ["test_slurm", "test_kills", "test_resume", "test_ddp", "test_experiments"]
+LONGEST = ["test_slurm", "test_kills", "test_resume", "test_ddp", "test_stages"]
 
 METHODS = list(SMALL)
 

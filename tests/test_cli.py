@@ -1,4 +1,4 @@
-"""What a user's mistakes look like: one line that names the place, the value and the way out; and the Makefile."""
+"""What a user's mistakes look like: one line that names the place, the value and the way out."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 import rich
 import torch
 from PIL import Image
-from tiny_runs import METHODS, ROOT, commands, make, small_model, started, tiny, training, write_tiny_demo
+from tiny_runs import METHODS, ROOT, commands, small_model, started, tiny, training, write_tiny_demo
 from torchvision.models import resnet18
 
 from lightning_vos.cli import last_message, main, run
@@ -91,7 +91,7 @@ def complain(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
             r"--model.class_path=lightning_vos.NONE: there is no NONE in lightning_vos; choose from .*REMN.*",
         ),
         ("--data.crop=large", "--data.crop=large: expected int"),
-        ("--data.val.years=2017", "--data.val.years=2017: datamodules.SequenceSet has no such option; .* year?"),
+        ("--data.val.years=2017", "--data.val.years=2017: datamodules.DavisSet has no such option; .* year?"),
         ("--data.val.year=2018", "--data.val.year=2018: expected one of '2016', '2017'"),
         ("--data.crop=0", "data.crop=0 must be at least 1"),
         ("--trainer.max_step=3", "--trainer.max_step=3: no such option; did you mean --trainer.max_steps?"),
@@ -102,7 +102,7 @@ def complain(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
         ("--config=nowhere.yaml", "--config=nowhere.yaml: .*not exist.*"),
         ("--model.weights=nowhere.ckpt", "--model.weights=nowhere.ckpt: no such file; give a checkpoint .*"),
         ("--ckpt_path=nowhere.ckpt", "--ckpt_path=nowhere.ckpt: no such file; .* last to continue .*"),
-        ("--data.root=nowhere", "data.root=nowhere: no such folder; set DATA_ROOT or --data.root .*"),
+        ("--data.root=nowhere", "data.root=nowhere: no such folder; set --data.root .*"),
         (
             "--data.val.split=dev",
             r".*ImageSets/2017/dev.txt: no such list; lists for year 2017: train, val; correct .*",
@@ -122,7 +122,8 @@ def test_options(option: str, line: str, complain: Complain, demo: Path) -> None
         ("trainer:\n  max_step: 3\n", "FILE: trainer.max_step: no such option; did you mean trainer.max_steps?"),
         ("data:\n  init_args:\n    crop: large\n", "FILE: data.crop: got large, expected int"),
         (
-            "data:\n  init_args:\n    videos:\n      - {root: demo, year: 2017}\n",
+            "data:\n  init_args:\n    videos:\n      - class_path: datamodules.DavisSet\n"
+            "        init_args: {root: demo, year: 2017}\n",
             "FILE: data.videos.year: got 2017, expected one of '2016', '2017'; write it in quotes, '2017'",
         ),
         (
@@ -146,6 +147,21 @@ def test_files(text: str, line: str, complain: Complain, demo: Path, tmp_path: P
     (command,) = commands("static", f"METHOD={METHOD}", "DATA=demo")  # options would go over what the file says
     args = [*command, f"--config={file}", f"--data.root={demo}", "--data.demo=false"]
     assert re.fullmatch(_pattern(line).replace("FILE", re.escape(str(file))), complain(args))
+
+
+def test_a_set_without_a_class(complain: Complain, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("data:\n  init_args:\n    val: {root: demo}\n")
+    files = ["experiments/base.yaml", "experiments/video.yaml", str(file), f"experiments/{METHOD}/model.yaml"]
+    line = complain(["fit", *(f"--config={name}" for name in files)])
+    assert line == f"{file}: data.val: name a subclass of datamodules.SequenceSet by class_path"
+
+
+def test_what_a_data_module_fixes_is_no_option(complain: Complain) -> None:
+    option = "--data.clip_length=3"
+    line = complain([*commands("static", "METHOD=dmm_net", "DATA=demo")[0], option])
+    assert line.startswith(f"{option}: datamodules.PictureDataModule has no such option; choose from root, batch_size")
+    assert "clip_length" not in line.removeprefix(option)
 
 
 @pytest.mark.parametrize(
@@ -244,15 +260,15 @@ def test_checkpoint_of_another_method(complain: Complain, checkpoint: Path, demo
     torch.save({**torch.load(checkpoint, weights_only=True), "method": "HMMN"}, other)
     (command,) = commands("eval", f"METHOD={METHOD}", "DATA=demo", f"CKPT={other}")
     assert re.fullmatch(
-        f"--ckpt_path={other}: a checkpoint of HMMN, but .*model.yaml asks for .*REMN; .* METHOD or CKPT .*",
+        f"--ckpt_path={other}: a checkpoint of HMMN, but .*model.yaml asks for .*REMN; .* --config or --ckpt_path .*",
         complain([*command, *tiny(demo, complain.out)]),
     )
     assert re.fullmatch(
-        f"--model.weights={other} belongs to HMMN, not to REMN: choose METHOD .*",
+        f"--model.weights={other} belongs to HMMN, not to REMN: choose --model .*",
         complain(arguments(demo, complain.out, f"--model.weights={other}", stage="video")),
     )
     assert re.fullmatch(
-        f"{other} belongs to HMMN, not to REMN: choose METHOD .*",
+        f"{other} belongs to HMMN, not to REMN: choose --model .*",
         complain(arguments(demo, complain.out, f"--ckpt_path={other}")),
     )
 
@@ -287,13 +303,14 @@ def test_other_widths(complain: Complain, checkpoint: Path, demo: Path) -> None:
         rf"--model.weights={checkpoint}: \d+ entries do not fit .* same model settings .*", complain(args)
     )
     args = arguments(demo, complain.out, f"--ckpt_path={checkpoint}", "--model.value_dim=48")
-    assert re.fullmatch(rf"{checkpoint}: does not fit .* trained with value_dim=32; .* another RUN .*", complain(args))
+    line = rf"{checkpoint}: does not fit .* trained with value_dim=32; .* another --trainer.default_root_dir"
+    assert re.fullmatch(line, complain(args))
 
 
 def test_missing_checkpoint(complain: Complain, demo: Path) -> None:
     (command,) = commands("eval", f"METHOD={METHOD}", "DATA=demo", "CKPT=none.ckpt")
     line = complain([*command, *tiny(demo, complain.out)])
-    assert line == "--ckpt_path=none.ckpt: no such file; train first, or set CKPT to a checkpoint"
+    assert line == "--ckpt_path=none.ckpt: no such file; train first, or give another checkpoint"
 
 
 def test_imagenet_weights_that_cannot_be_had(complain: Complain, demo: Path, tmp_path: Path) -> None:
@@ -343,10 +360,8 @@ def test_a_process_ends_with_one_line(tmp_path: Path) -> None:
 def test_folder_that_is_a_file(complain: Complain, demo: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     line = complain(arguments(demo, tmp_path / "file" / "run"))
-    assert line == (
-        f"trainer.default_root_dir={tmp_path}/file/run: {tmp_path}/file is a file, not a folder; "
-        "choose another RUN, RUNS or OUT"
-    )
+    folder = f"trainer.default_root_dir={tmp_path}/file/run"
+    assert line == f"{folder}: {tmp_path}/file is a file, not a folder; choose another folder"
 
 
 def test_what_the_operating_system_says_in_one_line() -> None:
@@ -361,79 +376,6 @@ def test_traceback_on_demand(monkeypatch: pytest.MonkeyPatch, demo: Path, tmp_pa
     monkeypatch.setattr("sys.argv", ["lightning_vos", *arguments(demo, tmp_path, "--data.crop=0")])
     with pytest.raises(ValueError, match=r"data\.crop=0"):
         run()
-
-
-@pytest.mark.parametrize(
-    ("words", "line"),
-    [
-        (["static", "METHOD=nobody"], r"METHOD=nobody: choose from .*remn.*"),
-        (["video", "DATA=davis"], r"DATA=davis: choose from davis16 .*demo.*"),
-        (["eval", "DATA="], r"DATA=: choose from davis16 .*demo.*"),
-        (["compare", "DATA=mose"], r"DATA=mose: choose from davis16 .*demo.*"),
-        (["submission", "DATA=demo"], r"DATA=demo: choose from davis17-testdev lvos mose youtube_vos"),
-        (["check-data", "DATA=none"], r"DATA=none: choose from davis16 .* demo .*mose.*"),
-        (["train", "STAGE=both"], r"STAGE=both: choose from static video all online"),
-        (["check", "STAGE=online", "METHOD=dmm_net"], r"STAGE=online: choose from static video all"),
-        (["online", "METHOD=remn"], r"METHOD=remn: choose from dmm_net"),
-        (["static", "RECIPE=tiny", f"METHOD={METHOD}"], r"RECIPE=tiny: choose from .*small.*"),
-    ],
-)
-def test_make_names_the_choices(words: list[str], line: str) -> None:
-    done = make(*words, check=False)
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert re.fullmatch(rf"Makefile:\d+: \*\*\* {line}\.  Stop\.\n", done.stderr)
-
-
-@pytest.mark.parametrize(
-    "words",
-    [["train", "RUN=a b"], ["video", "RUNS=my runs"], ["check-data", "DATA_ROOT=/my sets"], ["eval", "CKPT=a b.ckpt"]],
-)
-def test_make_refuses_spaces_where_it_cannot_take_them(words: list[str]) -> None:
-    done = make(*words, check=False)
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert re.fullmatch(rf"Makefile:\d+: \*\*\* {words[1]}: a path with a space; give one .*\n", done.stderr)
-
-
-def test_make_predict_takes_spaces() -> None:
-    words = ["VIDEO=my clip.mp4", "MASK=my mask.png", "OUT=my dir", "CKPT=my file.ckpt"]
-    (command,) = commands("predict", *words)
-    options = {"--data.video=my clip.mp4", "--data.mask=my mask.png", "--ckpt_path=my file.ckpt"}
-    assert {*options, "--trainer.default_root_dir=my dir"} <= set(command)
-
-
-def test_make_passes_its_variables_on() -> None:
-    (command,) = commands("video", "DATA=davis17", "RUN=mine", "DATA_ROOT=/sets", "WEIGHTS=a.ckpt", "ARGS=--a=1 --b=2")
-    assert command[0] == "fit"
-    assert "experiments/data/davis17.yaml" in command
-    assert {"--data.root=/sets", "--trainer.default_root_dir=runs/mine/video", "--ckpt_path=last"} <= set(command)
-    assert command[-3:] == ["--model.weights=a.ckpt", "--a=1", "--b=2"]  # what the user says comes last and wins
-
-
-def test_make_train_runs_the_stages_in_order() -> None:
-    lines = commands("train", f"METHOD={METHOD}", "RUN=mine", "ARGS=--model.lr=1")
-    assert [(line[0], line[4]) for line in lines] == [
-        ("fit", "experiments/static.yaml"),
-        ("fit", "experiments/video.yaml"),
-        ("validate", "experiments/video.yaml"),
-    ]
-    assert all(line[-1] == "--model.lr=1" for line in lines)
-    assert "--model.weights=runs/mine/static/checkpoints/last.ckpt" in lines[1]
-    assert not any(arg.startswith("--model.weights") for arg in lines[0])
-    assert "--ckpt_path=runs/mine/video/checkpoints/last.ckpt" in lines[2]
-
-
-@pytest.mark.parametrize("stage", ["static", "video"])
-def test_make_train_of_one_stage(stage: str) -> None:
-    (line,) = commands("train", f"STAGE={stage}", f"METHOD={METHOD}", "RUN=mine")
-    assert f"--trainer.default_root_dir=runs/mine/{stage}" in line
-
-
-def test_make_help_names_every_target() -> None:
-    shown = subprocess.run(["make"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    targets = ("train", "static", "video", "eval", "compare", "submission", "check-data", "test", "lint")
-    assert all(f"make {target} " in shown for target in targets)
 
 
 # ---------------------------------------------------------------- what is printed

@@ -1,11 +1,10 @@
-"""Real runs of the command line, small enough for a test: what the Makefile would start, on a few tiny videos."""
+"""Real runs of the command line, small enough for a test: what is composed for a stage, on a few tiny videos."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -16,6 +15,9 @@ import yaml
 from conftest import SMALL
 
 from datamodules.demo import write_demo
+from experiments.compose import Run
+from experiments.options import parse
+from experiments.plan import plan
 from lightning_vos.cli import VOSCLI, main
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -45,16 +47,17 @@ def write_tiny_demo(root: Path) -> Path:
     return root
 
 
-def make(*words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """``make -n``: what the Makefile would do, also when make itself has started the tests."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
-    return subprocess.run(["make", "-n", *words], cwd=ROOT, check=check, capture_output=True, text=True, env=env)
+def planned(*words: str) -> list[Run]:
+    """The runs of a command and of variables, such as ``train METHOD=remn``, composed in the repository's root."""
+    target, *variables = words
+    environ = {"PRECISION": "32-true", **dict(word.split("=", 1) for word in variables)}
+    with contextlib.chdir(ROOT):
+        return plan(parse([target], environ))
 
 
 def commands(*words: str) -> list[list[str]]:
-    """Arguments after ``python -m lightning_vos`` of every command that ``make`` would start."""
-    lines = make("PRECISION=32-true", *words).stdout.replace("\\\n", " ").splitlines()
-    return [shlex.split(line.partition("-m lightning_vos ")[2]) for line in lines if "-m lightning_vos " in line]
+    """Arguments after ``python -m lightning_vos`` of every run of a command."""
+    return [list(run.words) for run in planned(*words)]
 
 
 def class_name(method: str, stage: str = "model") -> str:

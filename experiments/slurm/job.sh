@@ -1,6 +1,4 @@
 # What every job needs; sourced by its batch file.
-
-export PYTHONUNBUFFERED=1 NO_ALBUMENTATIONS_UPDATE=1 GOMP_SPINCOUNT=30000
 export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1} # since Slurm 22.05 srun does not take this from sbatch
 
 # saved FOLDER: which state of a run lies there; another one whenever it is saved

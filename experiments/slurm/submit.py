@@ -1,113 +1,128 @@
-"""Writes a batch file and hands it to Slurm: ``python -m experiments.slurm.submit --help``; `make slurm` calls it."""
+"""The batch file of a job, and how it is handed to Slurm."""
 
 from __future__ import annotations
 
-import argparse
 import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from experiments.launch import ENVIRONMENT
 from lightning_vos.atomic import unfinished
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
 
 
-def batch_file(args: argparse.Namespace) -> str:
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What Slurm is asked for.
+
+    Attributes:
+        folder: of the run: batch file and output go there.
+        name: of the job.
+        command: what each task runs; of an array, what each of its jobs does.
+        nodes: number of nodes.
+        devices: of a node: one task each.
+        gpus: of a node; 0 for a job without.
+        cpus: of a task: the process and its loaders.
+        time: limit, as Slurm writes it.
+        partition: of the cluster.
+        notice: seconds before the limit at which SIGUSR1 comes.
+        after: number of a job that must end well first.
+        array: number of trials of a sweep; 0 for a single job.
+        options: further options of sbatch.
+    """
+
+    folder: Path
+    name: str
+    command: Sequence[str]
+    nodes: int = 1
+    devices: int = 1
+    gpus: int = 0
+    cpus: int = 8
+    time: str = "24:00:00"
+    partition: str = ""
+    notice: int = 300
+    after: str = ""
+    array: int = 0
+    options: Sequence[str] = ()
+
+
+def batch_file(job: Job) -> str:
     """The batch file of a job.
 
     Raises:
         ValueError: the command names other numbers of devices or nodes than Slurm is asked for.
     """
-    for option, wanted in (("devices", args.devices), ("num_nodes", args.nodes)):
-        for value in [word.partition("=")[2] for word in args.command if word.startswith(f"--trainer.{option}=")]:
+    for option, wanted in (("devices", job.devices), ("num_nodes", job.nodes)):
+        for value in [word.partition("=")[2] for word in job.command if word.startswith(f"--trainer.{option}=")]:
             if value != str(wanted):
                 raise ValueError(f"--trainer.{option}={value}, but Slurm is asked for {wanted}: set GPUS and NODES")
-    if not re.fullmatch(r"[\w.-]+", args.name):
-        raise ValueError(f"job name {args.name!r}: use letters, digits, dots and hyphens")
-    folder = (ROOT / args.folder).resolve()
+    folder = job.folder.absolute()
     options = {
-        "job-name": args.name,
-        "partition": args.partition,
-        "nodes": args.nodes,
-        "ntasks-per-node": args.devices,
-        "gpus-per-node": args.gpus or None,
-        "cpus-per-task": args.cpus,
-        "time": args.time,
-        "signal": f"USR1@{args.notice}",
+        "job-name": re.sub(r"[^\w.-]+", "-", job.name),
+        "partition": job.partition,
+        "nodes": job.nodes,
+        "ntasks-per-node": job.devices,
+        "gpus-per-node": job.gpus or None,
+        "cpus-per-task": job.cpus,
+        "time": job.time,
+        "signal": f"USR1@{job.notice}",
         "requeue": True,
         "open-mode": "append",
-        "output": folder / ("slurm-%A_%a.log" if args.array else "slurm-%j.log"),
-        "array": f"1-{args.array}" if args.array else None,
-        "dependency": f"afterok:{args.after}" if args.after else None,
-        "kill-on-invalid-dep": "yes" if args.after else None,
+        "output": shlex.quote(str(folder / ("slurm-%A_%a.log" if job.array else "slurm-%j.log"))),
+        "array": f"1-{job.array}" if job.array else None,
+        "dependency": f"afterok:{job.after}" if job.after else None,
+        "kill-on-invalid-dep": "yes" if job.after else None,
     }
     lines = [f"#SBATCH --{k}" if v is True else f"#SBATCH --{k}={v}" for k, v in options.items() if v]
-    lines += [f"#SBATCH {option}" for option in shlex.split(args.options)]
-    words = [word for word in args.command if not word.startswith(("--trainer.devices=", "--trainer.num_nodes="))]
-    if not args.array:
-        words += [f"--trainer.devices={args.devices}", f"--trainer.num_nodes={args.nodes}"]
-    text = (HERE / ("agents.sbatch" if args.array else "train.sbatch")).read_text(encoding="utf-8")
-    for name, value in {
-        "OPTIONS": "\n".join(lines),
-        "ROOT": shlex.quote(str(ROOT)),
+    lines += [f"#SBATCH {option}" for option in job.options]
+    words = [word for word in job.command if not word.startswith(("--trainer.devices=", "--trainer.num_nodes="))]
+    if not job.array:
+        words += [f"--trainer.devices={job.devices}", f"--trainer.num_nodes={job.nodes}"]
+    values = {"OPTIONS": "\n".join(lines), "WORK": shlex.quote(str(Path.cwd()))}
+    return filled("agents.sbatch" if job.array else "train.sbatch", folder, words, values)
+
+
+def filled(template: str, folder: Path, words: Sequence[str], values: Mapping[str, str]) -> str:
+    """A template of this folder with the folder of the run, the command and other values in place."""
+    values = {
         "FOLDER": shlex.quote(str(folder)),
         "COMMAND": "".join(_in_place(word) for word in words).strip(),
-    }.items():
-        text = text.replace(f"@{name}@", value)
-    return text
+        "ENVIRONMENT": shlex.join(f"{name}={value}" for name, value in ENVIRONMENT.items()),
+        "SLURM": shlex.quote(str(HERE)),
+        **values,
+    }
+    text = (HERE / template).read_text(encoding="utf-8")
+    return re.sub(r"@([A-Z]+)@", lambda match: values[match[1]], text)
 
 
-def main() -> None:
-    """Write the file, submit it, print the number of the job; what is wrong is one line and exit status 2."""
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument("--folder", required=True, help="of the run: batch file and output go there")
-    parser.add_argument("--name", required=True, help="of the job")
-    parser.add_argument("--nodes", type=int, default=1)
-    parser.add_argument("--devices", type=int, default=1, help="of a node: one task each")
-    parser.add_argument("--gpus", type=int, default=0, help="of a node; 0 for a job without")
-    parser.add_argument("--cpus", type=int, default=8, help="of a task: the process and its loaders")
-    parser.add_argument("--time", default="24:00:00", help="limit, as Slurm writes it")
-    parser.add_argument("--partition", default="")
-    parser.add_argument("--notice", type=int, default=300, help="seconds before the limit at which SIGUSR1 comes")
-    parser.add_argument("--after", default="", help="number of a job that must end well first")
-    parser.add_argument("--array", type=int, default=0, help="number of trials of a sweep")
-    parser.add_argument("--options", default="", help="further options of sbatch")
-    parser.add_argument("command", nargs="+", help="what each task runs, after --")
-    args = parser.parse_args()
+def submit(job: Job) -> str:
+    """Write the batch file and submit it; the number of the job.
+
+    Raises:
+        ValueError: Slurm refused it, or is not here.
+    """
+    path, text = job.folder / "job.sbatch", batch_file(job)
+    with unfinished(path) as beside:
+        beside.write_text(text, encoding="utf-8")
     try:
-        text = batch_file(args)
-        path = ROOT / args.folder / "job.sbatch"
-        with unfinished(path) as beside:
-            beside.write_text(text, encoding="utf-8")
-        done = subprocess.run(
-            ["sbatch", "--parsable", str(path)], cwd=ROOT, capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            raise ValueError(
-                f"sbatch refused {path}: {' '.join(done.stderr.split())}; submit from a login node of the cluster, and "
-                "look at PARTITION, GPUS, CPUS, TIME and SBATCH"
-            )
+        done = subprocess.run(["sbatch", "--parsable", str(path)], capture_output=True, text=True, check=False)
     except FileNotFoundError as error:
-        sys.exit(_complaint(f"{error.filename}: no such command; run this where Slurm is, such as a login node"))
-    except ValueError as error:
-        sys.exit(_complaint(str(error)))
+        raise ValueError("sbatch: no such command; run this where Slurm is, such as a login node") from error
+    if done.returncode:
+        raise ValueError(
+            f"sbatch refused {path}: {' '.join(done.stderr.split())}; submit from a login node of the cluster, and "
+            "look at PARTITION, GPUS, CPUS, TIME and SBATCH"
+        )
     number = done.stdout.strip().partition(";")[0]
     sys.stderr.write(f"job {number}: {path}\n")
-    print(number)
+    return number
 
 
 def _in_place(word: str) -> str:
     """An option starts a line of its own."""
     return (" \\\n    " if word.startswith("--") else " ") + shlex.quote(word)
-
-
-def _complaint(line: str) -> int:
-    sys.stderr.write(f"error: {line}\n")
-    return 2
-
-
-if __name__ == "__main__":
-    main()

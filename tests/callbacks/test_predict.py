@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,7 @@ from movie_files import SIZE, contents, moving_square, predict, write_frames, wr
 from PIL import Image
 from power_cut import cut
 from pycocotools import mask as run_length
-from tiny_runs import ROOT, make, started
+from tiny_runs import ROOT, commands, started
 from torch import Tensor
 
 from callbacks import MaskExports, OverlayVideo, PredictionProgress
@@ -214,8 +212,8 @@ def checkpoint(model: VOSModule, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def command(checkpoint: Path, video: Path, mask: Path, out: Path, *options: str) -> list[str]:
     """What ``make predict`` starts, on a CPU."""
     words = (f"METHOD={FAST.lower()}", f"CKPT={checkpoint}", f"VIDEO={video}", f"MASK={mask}", f"OUT={out}")
-    line = make("PRECISION=32-true", "predict", *words).stdout.replace("\\\n", " ").splitlines()[-1]
-    return [*shlex.split(line.partition("-m lightning_vos ")[2]), "--trainer.accelerator=cpu", *options]
+    (composed,) = commands("predict", *words)
+    return [*composed, "--trainer.accelerator=cpu", *options]
 
 
 def test_a_video_file_end_to_end(checkpoint: Path, model: VOSModule, tmp_path: Path) -> None:
@@ -257,24 +255,6 @@ def test_bad_videos_do_not_stop_the_others(
     assert "00002.jpg: not a readable image" in error
     assert {path.stem for path in (tmp_path / "out" / "manifests").iterdir()} == {"a", "d"}
     assert {path.stem for path in (tmp_path / "out" / "overlays").iterdir()} == {"a", "d"}
-
-
-def test_make_predict_takes_the_newest_checkpoint(tmp_path: Path) -> None:
-    (tmp_path / "Makefile").symlink_to(ROOT / "Makefile")
-    for name in ("experiments", "requirements.txt"):
-        (tmp_path / name).symlink_to(ROOT / name)
-    words = ("-C", str(tmp_path), "predict", "VIDEO=a.mp4", "MASK=m.png", "DIRECTION=both")
-    assert "no checkpoint runs/remn-*/video/checkpoints/last.ckpt: make train" in make(*words, check=False).stderr
-    for age, run_name in ((300, "remn-old"), (100, "remn-demo"), (0, "hmmn-demo")):
-        file = tmp_path / "runs" / run_name / "video" / "checkpoints" / "last.ckpt"
-        file.parent.mkdir(parents=True)
-        file.touch()
-        os.utime(file, (1e9 - age, 1e9 - age))
-    line = make(*words).stdout
-    assert "--ckpt_path=runs/remn-demo/video/checkpoints/last.ckpt" in line
-    assert "--data.direction=both" in line
-    assert "choose from forward backward both" in make(*words[:-1], "DIRECTION=up", check=False).stderr
-    assert "MASK is not set" in make(*words[:4], check=False).stderr
 
 
 # ---------------------------------------------------------------- the state of a sequence

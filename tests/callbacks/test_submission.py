@@ -19,7 +19,7 @@ from tiny_runs import EXPERIMENTS, commands, started, tiny
 
 from callbacks import PALETTE
 from callbacks.submission import faults
-from datamodules.layouts import SequenceSet
+from datamodules.layouts import YouTubeVOSSet
 from datamodules.sequences import EvaluationSet
 
 SERVERS = sorted(path.stem for path in EXPERIMENTS.glob("submission/*.yaml"))
@@ -50,6 +50,7 @@ def write_set(server: str, root: Path) -> None:
                 path.unlink()
         return
     val = yaml.safe_load((EXPERIMENTS / "submission" / f"{server}.yaml").read_text())["data"]["init_args"]["val"]
+    val = val["init_args"]
     write_videos(
         root / val["root"] / val["split"], meta=server == "youtube_vos", step=5 if server == "youtube_vos" else 1
     )
@@ -183,7 +184,7 @@ def test_faults(
     change: Callable[[dict[str, Image.Image]], object], name: str, fault: str | None, tmp_path: Path
 ) -> None:
     write_set("mose", tmp_path)
-    dataset = EvaluationSet(SequenceSet(root="MOSE", layout="youtube_vos", split="valid").videos(tmp_path))
+    dataset = EvaluationSet(YouTubeVOSSet(root="MOSE", split="valid").videos(tmp_path))
     write_masks(tmp_path / f"{name}.zip", change)
     found = list(faults(tmp_path / f"{name}.zip", dataset))
     assert len(found) == (fault is not None)
@@ -200,7 +201,7 @@ def moved_prompt() -> Image.Image:
 
 def test_another_folder_is_refused(tmp_path: Path) -> None:
     write_set("mose", tmp_path)
-    dataset = EvaluationSet(SequenceSet(root="MOSE", layout="youtube_vos", split="valid").videos(tmp_path))
+    dataset = EvaluationSet(YouTubeVOSSet(root="MOSE", split="valid").videos(tmp_path))
     write_masks(tmp_path / "x.zip", lambda masks: None)
     found = list(faults(tmp_path / "x.zip", dataset, folder="Annotations"))
     assert len(found) == 4 * FRAMES  # 8 are missing, 8 are not asked for

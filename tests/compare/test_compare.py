@@ -6,7 +6,6 @@ import csv
 import dataclasses
 import io
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -18,7 +17,7 @@ import pytest
 from conftest import METHODS, small
 from lightning import Trainer
 from PIL import Image
-from tiny_runs import ROOT, make, started, tiny, write_tiny_demo
+from tiny_runs import ROOT, commands, started, tiny, write_tiny_demo
 
 from callbacks import PALETTE
 from lightning_vos.checkpoint import read_checkpoint
@@ -39,9 +38,9 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def options() -> list[str]:
-    """What the Makefile hands to every evaluation of a comparison."""
-    line = make("PRECISION=32-true", "compare", "DATA=demo", "CKPTS=x").stdout.replace("\\\n", " ")
-    return shlex.split(line.partition(" -- ")[2])
+    """What ``make compare`` hands to every evaluation of a comparison."""
+    (words,) = commands("compare", "DATA=demo", "CKPTS=x")
+    return words[words.index("--") + 1 :]
 
 
 def untrained(method: str, path: Path) -> Path:

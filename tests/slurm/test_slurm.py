@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +20,7 @@ from interruption import differences
 from tiny_runs import ROOT, small_model, tiny, training, write_tiny_demo
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(
         bool(missing()),
         reason=f"needs a real Slurm, {', '.join(missing())} not found: apt-get install slurm-wlm munge",
@@ -46,7 +49,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("runs")
+    return tmp_path_factory.mktemp("it's; my $runs")
 
 
 def options(demo: Path, runs: Path) -> str:
@@ -59,27 +62,30 @@ def options(demo: Path, runs: Path) -> str:
     (runs / "callbacks.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": callbacks}}))
     words = [*small_model(METHOD), *tiny(demo, runs, STEPS), *training(), f"--config={runs}/callbacks.yaml"]
     unwanted = ("--trainer.devices", "--trainer.default_root_dir", "--trainer.logger", "--trainer.precision")
-    return " ".join(word for word in words if not word.startswith(unwanted))
+    return shlex.join(word for word in words if not word.startswith(unwanted))
 
 
 def submit(slurm: Cluster, demo: Path, runs: Path, run: str, *words: str, pause: int = 0) -> list[str]:
-    """``make slurm`` with two tasks; the numbers of the jobs."""
+    """``slurm``, or ``agents``, with two tasks each; the numbers of the jobs."""
     variables = {
         "METHOD": METHOD,
         "DATA": "demo",
-        "DATA_ROOT": demo,
-        "RUNS": runs,
+        "DATA_ROOT": str(demo),
+        "RUNS": str(runs),
         "RUN": run,
-        "GPUS": 0,
-        "DEVICES": 2,
-        "CPUS": 1,
+        "GPUS": "0",
+        "DEVICES": "2",
+        "CPUS": "1",
         "ARGS": options(demo, runs),
+        "VOS_TEST_PAUSE": str(pause),
     }
-    target = [] if words and words[0] in ("agents", "slurm") else ["slurm"]
-    command = ["make", "-s", *target, *words, *(f"{k}={v}" for k, v in variables.items())]
-    environment = {**slurm.environment, "VOS_TEST_PAUSE": str(pause)}
+    target, *given = words
+    variables |= dict(word.split("=", 1) for word in given)
+    command = [sys.executable, "-m", "experiments", target]
+    environment = {**slurm.environment, **variables}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == done.stderr.splitlines()[-1].split()[1].rstrip(":")  # the last one, to wait for
     return [line.split()[1].rstrip(":") for line in done.stderr.splitlines() if line.startswith("job ")]
 
 
@@ -105,10 +111,10 @@ class Jobs(NamedTuple):
 
 @pytest.fixture(scope="module")
 def jobs(slurm: Cluster, demo: Path, runs: Path) -> Jobs:
-    chain = submit(slurm, demo, runs, "whole", "STAGE=all")
+    chain = submit(slurm, demo, runs, "whole", "slurm", "STAGE=all")
     after = [f"AFTER={chain[0]}", f"WEIGHTS={runs}/whole/static/checkpoints/last.ckpt"]
     interrupted = {
-        run: submit(slurm, demo, runs, run, "STAGE=video", "NOTICE=10", *after, pause=PAUSE)[0]
+        run: submit(slurm, demo, runs, run, "slurm", "STAGE=video", "NOTICE=10", *after, pause=PAUSE)[0]
         for run in ("signalled", "limited", "killed")
     }
     sweep = {
@@ -116,7 +122,7 @@ def jobs(slurm: Cluster, demo: Path, runs: Path) -> Jobs:
         "parameters": {"model.lr": {"values": RATES}},
     }
     (runs / "sweep.yaml").write_text(yaml.safe_dump(sweep))
-    agent = f"AGENT={ROOT}/.venv/bin/python tests/slurm/agent.py {runs}/sweep.yaml"
+    agent = f"AGENT={shlex.join([sys.executable, 'tests/slurm/agent.py', f'{runs}/sweep.yaml'])}"
     words = ["agents", "SWEEP=me/mine/tiny", f"COUNT={len(RATES)}", agent, *after]
     (array,) = submit(slurm, demo, runs, "unused", *words, pause=PAUSE)
 
@@ -187,7 +193,7 @@ def test_stages_follow_each_other(whole: Path) -> None:
     script = (whole / "video" / "job.sbatch").read_text()
     for line in ("ntasks-per-node=2", "signal=USR1@300", "requeue", "open-mode=append", "dependency=afterok:"):
         assert f"#SBATCH --{line}" in script
-    assert f"--model.weights={whole}/static/checkpoints/last.ckpt" in script
+    assert shlex.quote(f"--model.weights={whole}/static/checkpoints/last.ckpt") in script
     results = "results/global_results-val.csv"
     assert (whole / "eval" / results).read_text() == (whole / "video" / results).read_text()
 
@@ -195,8 +201,8 @@ def test_stages_follow_each_other(whole: Path) -> None:
 def test_a_wrong_number_of_tasks_is_refused(slurm: Cluster, demo: Path, runs: Path) -> None:
     folder = runs / "wrong"
     folder.mkdir()
-    words = ["slurm", "STAGE=video", f"RUNS={runs}", "RUN=wrong", "GPUS=0", "DEVICES=2", "ARGS=--trainer.devices=1"]
-    command = ["make", "-s", *words]
+    words = ["STAGE=video", f"RUNS={runs}", "RUN=wrong", "GPUS=0", "DEVICES=2", "ARGS=--trainer.devices=1"]
+    command = ["make", "-s", "slurm", *words]
     done = subprocess.run(command, cwd=ROOT, env=slurm.environment, capture_output=True, text=True)
     assert done.returncode == 2
     assert "error: --trainer.devices=1, but Slurm is asked for 2: set GPUS and NODES" in done.stderr

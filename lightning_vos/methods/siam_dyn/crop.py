@@ -1,4 +1,4 @@
-"""Target states, and windows cut out of frames around them and pasted back.
+"""Windows cut out of frames around targets, and pasted back.
 
 Pixel centres lie at integer coordinates. The window of a target is measured in *crop pixels*: its side ``s``, which
 grows with the target, is always the same number of them (128 at full size), so that every target looks equally large.
@@ -6,58 +6,14 @@ grows with the target, is always the same number of them (128 at full size), so 
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_vos.functional import tight_boxes, to_float
-
-MIN_SIZE = 10.0  # pixels; a window around less would show next to nothing
-
-
-class Target(NamedTuple):
-    """Where a target is and how large, in pixels of the frame.
-
-    Attributes:
-        centre: ``(..., 2)`` x, y.
-        size: ``(..., 2)`` width, height of its box.
-    """
-
-    centre: Tensor
-    size: Tensor
-
-    @property
-    def side(self) -> Tensor:
-        """``s = sqrt((w + q) (h + q))`` with the context ``q = (w + h) / 2``, ``(...)`` pixels (SiamFC)."""
-        size = self.size.clamp(min=MIN_SIZE)
-        return (size + size.mean(dim=-1, keepdim=True)).prod(dim=-1).sqrt()
-
-    def clamped(self, frame: tuple[int, int]) -> Target:
-        """Centre inside the frame ``(H, W)``, size from 10 pixels to the frame's."""
-        limits = (frame[1], frame[0])  # numbers, not a tensor: sending one to a GPU would wait for it
-        centre = [self.centre[..., axis].clamp(0, limit - 1) for axis, limit in enumerate(limits)]
-        size = [self.size[..., axis].clamp(max=limit).clamp(min=MIN_SIZE) for axis, limit in enumerate(limits)]
-        return Target(torch.stack(centre, dim=-1), torch.stack(size, dim=-1))
-
-    def where(self, chosen: Tensor, other: Target) -> Target:
-        """This one where ``chosen (...)`` bool, the other elsewhere."""
-        chosen = chosen.unsqueeze(-1)
-        return Target(*(torch.where(chosen, ours, theirs) for ours, theirs in zip(self, other, strict=True)))
-
-
-def target_of(masks: Tensor) -> tuple[Target, Tensor]:
-    """Tight boxes of masks.
-
-    Args:
-        masks: ``(..., H, W)`` bool.
-
-    Returns:
-        Targets ``(...)``, the whole frame for an empty mask; ``(...)`` bool, whether there is any pixel.
-    """
-    boxes, seen = tight_boxes(masks)
-    return Target((boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2] + 1), seen
+from lightning_vos.functional import to_float
+from lightning_vos.methods.siam_dyn.target import Target
 
 
 def offsets(size: int, step: int = 1, like: Tensor | None = None) -> Tensor:
@@ -87,7 +43,7 @@ def crop_frames(frames: Tensor, target: Target, unit: int, size: int) -> Tensor:
     return (windows + mean.unsqueeze(1)).flatten(0, 1)
 
 
-def crop_masks(masks: Tensor, target: Target, unit: int, size: int, step: int) -> Tensor:
+def crop_masks(masks: Tensor, target: Target, unit: int, size: int, step: int = 1) -> Tensor:
     """Every ``step``-th pixel of the windows that :func:`crop_frames` would cut; nearest, 0 outside.
 
     Args:
@@ -122,8 +78,8 @@ def crop_templates(
     windows = crop_frames(frames, target, unit, unit + 1)
     if not (masked or marked):
         return windows
-    one_each = Target(*(state.flatten(0, 1).unsqueeze(1) for state in target))
-    inside = crop_masks(masks.flatten(0, 1).to(windows.dtype), one_each, unit, unit + 1, 1)
+    one_each = target.flattened().one_each()
+    inside = crop_masks(masks.flatten(0, 1).to(windows.dtype), one_each, unit, unit + 1)
     if masked:
         mean = to_float(frames).mean(dim=(2, 3), keepdim=True).repeat_interleave(masks.shape[1], dim=0)
         windows = torch.lerp(mean, windows, inside)
@@ -157,7 +113,7 @@ def _sample(maps: Tensor, target: Target, unit: int, offset: Tensor, mode: Liter
     return windows.unflatten(2, (-1, len(offset))).transpose(1, 2)
 
 
-def paste(windows: Tensor, target: Target, unit: int, frame: tuple[int, int]) -> Tensor:
+def paste_windows(windows: Tensor, target: Target, unit: int, frame: tuple[int, int]) -> Tensor:
     """The inverse of cropping: every pixel of the frame reads the window, bilinear; 0 outside of it.
 
     Args:

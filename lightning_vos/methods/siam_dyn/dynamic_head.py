@@ -6,11 +6,46 @@ coordinates is that of SOLOv2 (Wang et al., NeurIPS 2020).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_vos.settings import Checked
+
 STRIDE = 4  # crop pixels between cells of the mask features
+HIDDEN = 8  # width of the layers before the last
+
+
+@dataclass(frozen=True)
+class HeadSettings(Checked):
+    """How a target's mask is made.
+
+    Args:
+        kernel: ``dynamic``: predicted on every cell. ``static``: one learned kernel for all targets, to see what the
+            prediction is worth.
+        layers: of the predicted network: 3 (CondInst), or 1 (SOLOv2).
+        coordinates: whether it sees where the pixel lies relative to the cell (CondInst), or not (SOLOv2).
+        mask_dim: width of the branch that makes the mask features.
+        mask_channels: mask features: 8, or 256 in the form of SOLOv2.
+
+    Raises:
+        ValueError: an unknown kernel, or no layer.
+    """
+
+    kernel: Literal["dynamic", "static"] = "dynamic"
+    layers: int = 3
+    coordinates: bool = True
+    mask_dim: int = 128
+    mask_channels: int = 8
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be built."""
+        super().__post_init__()
+        if self.layers < 1:
+            raise ValueError(f"head.layers={self.layers}: must be at least 1")
 
 
 class DynamicHead(nn.Module):
@@ -19,30 +54,30 @@ class DynamicHead(nn.Module):
     ``theta`` lists all weights first, layer by layer and each row by row (out, in), then all biases.
 
     Args:
-        channels: of the mask features.
-        dim: width of the layers before the last.
-        layers: at least 1.
-        coordinates: prepend the position of theta's cell minus that of the pixel, in units of ``reach``.
-        reach: crop pixels; the nominal size of a target.
+        settings: see there. With coordinates, the position of theta's cell minus that of the pixel goes before the
+            features.
+        reach: crop pixels, the unit of these coordinates; the nominal size of a target.
+
+    Attributes:
+        numbers: length of ``theta``.
     """
 
-    def __init__(
-        self, channels: int = 8, dim: int = 8, layers: int = 3, coordinates: bool = True, reach: int = 64
-    ) -> None:
+    def __init__(self, settings: HeadSettings = HeadSettings(), reach: int = 64) -> None:
         super().__init__()
-        self.coordinates = coordinates
+        self.settings = settings
         self.reach = reach
-        first = channels + 2 * coordinates
-        self.widths = [first, *[dim] * (layers - 1), 1]
+        first = settings.mask_channels + (2 if settings.coordinates else 0)
+        self.widths = [first, *[HIDDEN] * (settings.layers - 1), 1]
         self.weights = [a * b for a, b in zip(self.widths, self.widths[1:], strict=False)]
         self.numbers = sum(self.weights) + sum(self.widths[1:])
 
     def split(self, theta: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """``(n, numbers)`` to the weights ``(n, out, in)`` and the biases ``(n, out)`` of each layer, as views."""
         parts = theta.split([*self.weights, *self.widths[1:]], dim=1)
-        shapes = zip(parts, self.widths[1:], self.widths, strict=False)
         layers = len(self.weights)
-        return [part.unflatten(1, shape) for part, *shape in list(shapes)[:layers]], list(parts[layers:])
+        shapes = zip(self.widths[1:], self.widths[:-1], strict=True)
+        weights = [part.unflatten(1, shape) for part, shape in zip(parts[:layers], shapes, strict=True)]
+        return weights, list(parts[layers:])
 
     def forward(self, features: Tensor, theta: Tensor, cells: Tensor) -> Tensor:
         """Masks of n targets by grouped convolutions, one group a target.
@@ -57,7 +92,7 @@ class DynamicHead(nn.Module):
         """
         count, height, width = len(theta), *features.shape[-2:]
         x = features
-        if self.coordinates:
+        if self.settings.coordinates:
             x = torch.cat([self.relative(cells, height, width).to(x.dtype), x], dim=1)
         x = x.reshape(1, -1, height, width)
         for layer, (weight, bias) in enumerate(zip(*self.split(theta), strict=True)):
@@ -73,7 +108,7 @@ class DynamicHead(nn.Module):
         return torch.stack([x.unsqueeze(1).expand(shape), y.unsqueeze(2).expand(shape)], dim=1)
 
 
-def upsample(logits: Tensor, factor: int) -> Tensor:
+def upsample_masks(logits: Tensor, factor: int) -> Tensor:
     """``(n, h, w)`` to ``(n, factor (h - 1) + 1, ...)``: bilinear between aligned corners, so cells stay on pixels."""
     size = [factor * (side - 1) + 1 for side in logits.shape[-2:]]
     return F.interpolate(logits.unsqueeze(1), size=size, mode="bilinear", align_corners=True).squeeze(1)

@@ -13,10 +13,10 @@ from lightning_vos.functional import to_float
 from lightning_vos.methods.siam_dyn.network import Prediction
 from lightning_vos.methods.siam_dyn.targets import CellTargets
 
-KERNELS = 8  # positive cells of a sample whose masks are trained
+TRAINED_CELLS = 8  # positive cells of a sample whose masks are trained
 
 
-class Kernels(NamedTuple):
+class TrainedCells(NamedTuple):
     """Cells whose kernels are trained.
 
     Attributes:
@@ -28,10 +28,10 @@ class Kernels(NamedTuple):
     valid: Tensor
 
 
-def best_positives(prediction: Prediction, positive: Tensor) -> Kernels:
+def best_positives(prediction: Prediction, positive: Tensor) -> TrainedCells:
     """The positive cells ``(n, h, w)`` bool with the largest ``cls * ctr``."""
-    best = prediction.score.detach().masked_fill(~positive.flatten(1), -1).topk(KERNELS, dim=1)
-    return Kernels(best.indices, best.values >= 0)
+    best = prediction.score.detach().masked_fill(~positive.flatten(1), -1).topk(TRAINED_CELLS, dim=1)
+    return TrainedCells(best.indices, best.values >= 0)
 
 
 def detection_losses(prediction: Prediction, targets: CellTargets) -> tuple[Tensor, Tensor, Tensor]:

@@ -3,27 +3,46 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_vos.functional import to_float
-from lightning_vos.methods.siam_dyn.crop import Target, crop_frames, crop_masks, crop_templates, target_of, to_window
-from lightning_vos.methods.siam_dyn.network import FIRST, STRIDE
-from lightning_vos.methods.siam_dyn.targets import CellTargets, cell_targets, centre_of_mass
+from lightning_vos.methods.siam_dyn import previous_mask
+from lightning_vos.methods.siam_dyn.cells import map_size
+from lightning_vos.methods.siam_dyn.crop import crop_frames, crop_masks, crop_templates, to_window
+from lightning_vos.methods.siam_dyn.target import Jitter, centre_of_mass, target_of
+from lightning_vos.methods.siam_dyn.targets import CellTargets, cell_targets
 
-BLOTS = 9  # values on each axis that move the edges of a previous mask
-SPOIL = 4 + BLOTS**2  # random numbers of a previous mask: shift and scale, whether there is none, blots
-DRAWS = 7 + SPOIL  # random numbers of a pair: negative, shift and scale of both windows; and these
-# Largest shift of a window on each axis, in shares of its unit, and largest change of its scale (SiamMask).
-TEMPLATE_JITTER = (1 / 32, 0.05)
-SEARCH_JITTER = (1 / 2, 0.18)
-# Ours. What was found of the target in the frame before: the target, moved a little, with wrong edges, or nothing.
-PREVIOUS_JITTER = (1 / 16, 0.1)
-NOTHING = 0.1
-EDGE = 2  # crop pixels by which its edges move at most
+# Random numbers of a pair: whether it is negative; shift and scale of both windows; those of a previous mask.
+PARTS = (1, 3, 3, sum(previous_mask.PARTS))
+# Of windows (SiamMask).
+TEMPLATE_JITTER = Jitter(shift=1 / 32, scale=0.05)
+SEARCH_JITTER = Jitter(shift=1 / 2, scale=0.18)
+
+
+@dataclass(frozen=True)
+class PairSettings:
+    """How pairs are made.
+
+    Args:
+        unit: crop pixels that a target's side maps to; a template window is one larger.
+        search_size: side of a search window.
+        negatives: share of the pairs that get the template of another target.
+        jitter: factor of shift and scale of the windows.
+        masked_template: hide what is not the target in its template.
+        mask_input: append the target's mask to its template.
+    """
+
+    unit: int
+    search_size: int
+    negatives: float = 0.2
+    jitter: float = 1.0
+    masked_template: bool = False
+    mask_input: bool = False
 
 
 class Pairs(NamedTuple):
@@ -35,7 +54,7 @@ class Pairs(NamedTuple):
         source: ``(n,)`` whose template each search window gets: its own, or for a negative pair that of another target.
         masks: ``(n, m, m)`` in {0, 1}: the target in its search window.
         cells: targets of the cells; none is positive in a negative pair or where the target is not to be seen.
-        spoil: ``(n, SPOIL)`` random numbers for :func:`previous_masks`.
+        spoil: ``(n, 85)`` random numbers for :func:`~lightning_vos.methods.siam_dyn.previous_mask.previous_masks`.
     """
 
     templates: Tensor
@@ -46,24 +65,22 @@ class Pairs(NamedTuple):
     spoil: Tensor
 
 
-def draw(seed: int, step: int, clips: range, pairs: int, device: torch.device) -> Tensor:
-    """Numbers in [0, 1) that depend on seed, step and the clip's place in the global batch: ``(B, P, DRAWS)``."""
-    rngs = [[random.Random(f"{seed} {step} {clip} {pair}") for pair in range(pairs)] for clip in clips]
-    return torch.tensor([[[rng.random() for _ in range(DRAWS)] for rng in row] for row in rngs], device=device)
+def draw_numbers(draw: Callable[..., random.Random], clips: range, pairs: int, device: torch.device) -> Tensor:
+    """Random numbers of all pairs, by the clip's place in the global batch: ``(B, P, 92)`` in [0, 1).
+
+    Args:
+        draw: those of a place, see :meth:`~lightning_vos.segmenter.Segmenter.draw`.
+        clips: places of the B clips.
+        pairs: P, of each clip.
+        device: where they are needed.
+    """
+    generators = [[draw(clip, pair) for pair in range(pairs)] for clip in clips]
+    return torch.tensor(
+        [[[rng.random() for _ in range(sum(PARTS))] for rng in row] for row in generators], device=device
+    )
 
 
-def make_pairs(
-    frames: Tensor,
-    labels: Tensor,
-    objects: Tensor,
-    draws: Tensor,
-    unit: int,
-    search_size: int,
-    negatives: float,
-    jitter: float,
-    masked: bool = False,
-    marked: bool = False,
-) -> Pairs:
+def make_pairs(frames: Tensor, labels: Tensor, objects: Tensor, draws: Tensor, settings: PairSettings) -> Pairs:
     """One pair for each frame after the first; of a single picture with itself.
 
     Before the jitter, a window is centred on the target in its own frame: the jitter alone stands for motion. Other
@@ -73,87 +90,59 @@ def make_pairs(
         frames: ``(B, T, 3, H, W)`` normalised.
         labels: ``(B, T, H, W)`` uint8.
         objects: ``(B, P)`` label of the target of each pair, P = max(1, T - 1).
-        draws: ``(B, P, DRAWS)``, see :func:`draw`.
-        unit: crop pixels that a target's side maps to; a template window is one larger.
-        search_size: side of a search window.
-        negatives: share of the pairs that get the template of the neighbouring clip; in the last one of an odd number
-            that of another of its objects.
-        jitter: factor of both jitters.
-        masked: see :func:`~lightning_vos.methods.siam_dyn.crop.crop_templates`.
-        marked: likewise.
+        draws: ``(B, P, 92)``, see :func:`draw_numbers`.
+        settings: see there.
     """
+    unit, size = settings.unit, settings.search_size
     later = slice(1, None) if labels.shape[1] > 1 else slice(0, 1)
     frames = to_float(frames)
-    draws = draws.to(frames.dtype)
+    chance, template_move, search_move, spoil = draws.to(frames.dtype).split(PARTS, dim=-1)
     template_masks = labels[:, :1] == objects[..., None, None]
     search_masks = labels[:, later] == objects[..., None, None]
-    first = _in(frames.dtype, target_of(template_masks)[0])
+    first = target_of(template_masks)[0].to(frames.dtype)
     found, seen = target_of(search_masks)
-    found = _in(frames.dtype, found).where(seen, first)
-
+    found = found.to(frames.dtype).where(seen, first)
+    other, exists = other_targets(objects)
+    negative = (chance.squeeze(-1) < settings.negatives) & exists
     own = torch.arange(seen.numel(), device=seen.device).view_as(seen)
-    # Neighbours swap templates: who is whose does not change when the batch is split into even shares.
-    swapped = torch.arange(len(frames), device=seen.device) ^ 1
-    paired = (swapped < len(frames)).unsqueeze(1)
-    theirs = own[swapped.clamp(max=len(frames) - 1)].where(paired, own.roll(1, dims=1))
-    negative = (draws[..., 0] < negatives) & (paired | (objects.roll(1, dims=1) != objects))
-    source = theirs.where(negative, own).flatten()
 
-    template = _jittered(first, draws[..., 1:4], unit, TEMPLATE_JITTER, jitter)
-    search = Target(*(x.flatten(0, 1) for x in _jittered(found, draws[..., 4:7], unit, SEARCH_JITTER, jitter)))
-    flat = Target(*(x.flatten(0, 1) for x in found))
-    corners = [to_window(flat.centre + way * flat.size / 2, search, unit, search_size) for way in (-1, 1)]
-    masses = to_window(centre_of_mass(search_masks.flatten(0, 1)).to(frames.dtype), search, unit, search_size)
-    one_each = Target(*(x.unsqueeze(1) for x in search))
+    search = found.jittered(search_move, SEARCH_JITTER, settings.jitter).flattened()
+    found, search_masks = found.flattened(), search_masks.flatten(0, 1)
+    corners = [to_window(found.centre + way * found.size / 2, search, unit, size) for way in (-1, 1)]
+    middle = to_window(centre_of_mass(search_masks).to(frames.dtype), search, unit, size)
     return Pairs(
-        crop_templates(frames[:, 0], template_masks, template, unit, masked, marked),
-        crop_frames(frames[:, later].flatten(0, 1), one_each, unit, search_size),
-        source,
-        crop_masks(search_masks.flatten(0, 1).to(frames.dtype), one_each, unit, search_size, 1).squeeze(1),
-        cell_targets(torch.cat(corners, dim=-1), masses, (seen & ~negative).flatten(), map_size(search_size)),
-        draws[..., 7:].flatten(0, 1),
+        templates=crop_templates(
+            frames[:, 0],
+            template_masks,
+            first.jittered(template_move, TEMPLATE_JITTER, settings.jitter),
+            unit,
+            masked=settings.masked_template,
+            marked=settings.mask_input,
+        ),
+        searches=crop_frames(frames[:, later].flatten(0, 1), search.one_each(), unit, size),
+        source=other.where(negative, own).flatten(),
+        masks=crop_masks(search_masks.to(frames.dtype), search.one_each(), unit, size).squeeze(1),
+        cells=cell_targets(torch.cat(corners, dim=-1), middle, (seen & ~negative).flatten(), map_size(size)),
+        spoil=spoil.flatten(0, 1),
     )
 
 
-def previous_masks(masks: Tensor, draws: Tensor, unit: int, jitter: float) -> Tensor:
-    """What a tracker may have found of the target in the frame before, made of a mask in this one.
+def other_targets(objects: Tensor) -> tuple[Tensor, Tensor]:
+    """For every pair one with another target: that of the neighbouring clip.
 
-    The idea is that of MaskTrack (Perazzi et al., CVPR 2017): the mask is moved and scaled, and so are its edges; in
-    one pair of ten there is nothing.
+    Clips 0 and 1 are neighbours, 2 and 3, and so on: who is whose does not change when the batch is split into even
+    shares. The last clip of an odd number has none; there it is the clip's pair before.
 
     Args:
-        masks: ``(n, m, m)`` in {0, 1}, in the search windows.
-        draws: ``(n, SPOIL)`` in [0, 1): shift, scale, nothing, edges.
-        unit: see :func:`make_pairs`.
-        jitter: factor of all of it.
+        objects: ``(B, P)`` label of the target of each pair.
 
     Returns:
-        ``(n, m, m)`` in {0, 1}.
+        ``(B, P)`` number of the other pair among the B * P; ``(B, P)`` bool, whether its target is another indeed.
     """
-    size = masks.shape[-1]
-    # The windows as frames that hold a target in the middle, whose side is the unit: a pixel is a crop pixel.
-    place = Target(masks.new_full((len(masks), 1, 2), (size - 1) / 2), masks.new_full((len(masks), 1, 2), unit / 2))
-    beside = _jittered(place, draws[:, None, :3], unit, PREVIOUS_JITTER, jitter)
-    found = crop_masks(masks, beside, unit, size, 1)
-    # At most a half, so that only edges move: a window is mostly background, and islands there would hide the mask.
-    blots = jitter * (draws[:, 4:].view(-1, 1, BLOTS, BLOTS) - 0.5)
-    blots = F.interpolate(blots, size=found.shape[-2:], mode="bilinear", align_corners=True)
-    spoiled = F.avg_pool2d(found, 2 * EDGE + 1, stride=1, padding=EDGE) + blots > 0.5
-    return (spoiled.squeeze(1) & (draws[:, 3] >= NOTHING)[:, None, None]).to(masks.dtype)
-
-
-def map_size(search_size: int) -> int:
-    """Cells of the correlation map on each axis."""
-    return (search_size - 1) // STRIDE + 1 - 2 * (FIRST // STRIDE)
-
-
-def _in(dtype: torch.dtype, target: Target) -> Target:
-    return Target(target.centre.to(dtype), target.size.to(dtype))
-
-
-def _jittered(target: Target, draws: Tensor, unit: int, limits: tuple[float, float], factor: float) -> Target:
-    """Shift and scale by up to ``limits`` times ``factor``; ``draws (..., 3)`` in [0, 1)."""
-    way = factor * (2 * draws - 1)
-    shift, scale = limits
-    centre = target.centre + way[..., :2] * shift * target.side.unsqueeze(-1)
-    return Target(centre, target.size * (1 + scale * way[..., 2:]))
+    count = len(objects)
+    own = torch.arange(objects.numel(), device=objects.device).view_as(objects)
+    clip = torch.arange(count, device=objects.device)
+    neighbour = torch.where(clip % 2 == 0, clip + 1, clip - 1)
+    has_neighbour = (neighbour < count).unsqueeze(1)
+    other = torch.where(has_neighbour, own[neighbour.clamp(max=count - 1)], own.roll(1, dims=1))
+    return other, has_neighbour | (objects.roll(1, dims=1) != objects)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -10,9 +11,41 @@ from scipy import ndimage
 from torch import Tensor
 
 from lightning_vos.functional import to_float
-from lightning_vos.methods.siam_dyn.crop import Target, offsets, to_frame
-from lightning_vos.methods.siam_dyn.network import Prediction, cell_positions
-from lightning_vos.methods.siam_dyn.targets import distances_to_box
+from lightning_vos.methods.siam_dyn.cells import cell_positions, distances_to_box
+from lightning_vos.methods.siam_dyn.crop import offsets, to_frame
+from lightning_vos.methods.siam_dyn.network import Prediction
+from lightning_vos.methods.siam_dyn.target import Target
+from lightning_vos.settings import Checked
+
+
+@dataclass(frozen=True)
+class TrackingSettings(Checked):
+    """The tracking rule.
+
+    Args:
+        penalty: how much a change of size or aspect counts against a cell; 0.04 in SiamMask.
+        window: how much nearness to the last place counts, in [0, 1].
+        lost_score: a target with a smaller score is lost: its state stays.
+        lost_area: so is one with fewer pixels of the frame, unless its score is good: then its box decides.
+        state_from: ``mask``, or ``box``: the state always follows the regressed box.
+        compete: a state follows only what no other object claims more (ours); else what its own window shows.
+
+    Raises:
+        ValueError: an unknown ``state_from``, or a window outside [0, 1].
+    """
+
+    penalty: float = 0.04
+    window: float = 0.4
+    lost_score: float = 0.1
+    lost_area: float = 100.0
+    state_from: Literal["mask", "box"] = "mask"
+    compete: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no sense."""
+        super().__post_init__()
+        if not 0 <= self.window <= 1:
+            raise ValueError(f"tracking.window={self.window}: must be from 0 to 1")
 
 
 class Choice(NamedTuple):
@@ -33,19 +66,19 @@ class Choice(NamedTuple):
     box: Tensor
 
 
-def choose(prediction: Prediction, previous: Tensor, strength: float, window: float) -> Choice:
+def choose(prediction: Prediction, previous: Tensor, settings: TrackingSettings) -> Choice:
     """The cell with the largest ``(1 - window) * penalty * cls * ctr + window * Hann``.
 
     Args:
         prediction: of n windows.
         previous: ``(n, 2)`` width and height of the targets so far, crop pixels.
-        strength: of the change penalty.
-        window: influence of the window, in [0, 1].
+        settings: see there.
     """
     score = prediction.score
     distances = to_float(prediction.box).flatten(2).transpose(1, 2)
-    penalty = change_penalty(distances[..., :2] + distances[..., 2:], previous.unsqueeze(1), strength)
+    penalty = change_penalty(distances[..., :2] + distances[..., 2:], previous.unsqueeze(1), settings.penalty)
     size = prediction.cls.shape[-1]
+    window = settings.window
     final = (1 - window) * penalty * score + window * hann(size, score).flatten()
     cell = final.argmax(dim=1)
     rows = torch.arange(len(cell), device=cell.device)
@@ -104,9 +137,7 @@ def follow(
     probs: Tensor,
     unit: int,
     frame: tuple[int, int],
-    lost_score: float,
-    lost_area: float,
-    from_mask: bool = True,
+    settings: TrackingSettings,
     won: Tensor | None = None,
 ) -> tuple[Target, Tensor]:
     """The target state after a frame.
@@ -121,9 +152,7 @@ def follow(
         probs: ``(n, m, m)`` mask probabilities in the search windows.
         unit: crop pixels that the targets' ``side`` maps to.
         frame: ``(H, W)``.
-        lost_score: a target with a smaller score is lost.
-        lost_area: so is one with fewer pixels of the frame.
-        from_mask: false: never look at the mask.
+        settings: see there.
         won: ``(n, m, m)`` bool, pixels of the windows that no other object claims more; ``None``: all.
 
     Returns:
@@ -135,16 +164,18 @@ def follow(
     x, y = (target.centre[:, axis, None] + steps for axis in (0, 1))
     inside = ((y > -0.5) & (y < frame[0] - 0.5)).unsqueeze(2) & ((x > -0.5) & (x < frame[1] - 0.5)).unsqueeze(1)
     masks = (probs > 0.5) & inside
-    seen = (choice.score >= lost_score) & (masks.sum(dim=(1, 2)) * scale**2 >= lost_area)
+    sure = choice.score >= settings.lost_score
+    seen = sure & (masks.sum(dim=(1, 2)) * scale**2 >= settings.lost_area)
     lost = ~seen
     if won is not None:
         masks = masks & won
-        lost = lost | (masks.sum(dim=(1, 2)) * scale**2 < lost_area)
+        lost = lost | (masks.sum(dim=(1, 2)) * scale**2 < settings.lost_area)
     parts = largest_components(masks).to(target.centre.dtype)
     parts = torch.cat([parts[:, :2] - 0.5, parts[:, 2:] + 0.5], dim=1)  # outer edges of the pixels
-    boxes = torch.where((lost | (not from_mask)).unsqueeze(1), choice.box, parts)
+    boxes = choice.box if settings.state_from == "box" else torch.where(lost.unsqueeze(1), choice.box, parts)
     centre = to_frame((boxes[:, :2] + boxes[:, 2:]) / 2, target, unit, side)
     size = (boxes[:, 2:] - boxes[:, :2]) * scale.unsqueeze(-1)
     rate = (choice.penalty * choice.score).unsqueeze(-1)
     moved = Target(centre, torch.lerp(target.size, size, rate)).clamped(frame)
-    return moved.where((choice.score >= lost_score) & ~(seen & lost), target), lost
+    taken = seen & lost  # by others
+    return moved.where(sure & ~taken, target), lost

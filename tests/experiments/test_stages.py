@@ -1,10 +1,9 @@
-"""Every method's folder in experiments/ composes, trains both stages, hands over its weights and is evaluated."""
+"""Every method's folder in experiments/ trains both stages, hands over its weights and is evaluated."""
 
 from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,13 +13,10 @@ import yaml
 from conftest import SMALL
 from PIL import Image
 from tiny_runs import (
-    DATA,
-    EXPERIMENTS,
     METHODS,
     ROOT,
     class_name,
     commands,
-    recipes,
     small_model,
     started,
     tiny,
@@ -28,18 +24,12 @@ from tiny_runs import (
     write_tiny_demo,
 )
 
-from lightning_vos.cli import VOSCLI, main
-from lightning_vos.config_errors import option_values
+from lightning_vos.cli import VOSCLI
 from lightning_vos.settings import flat
 
 STAGES = ("static", "video")
-ONLINE = [m for m in METHODS if (EXPERIMENTS / m / "online.yaml").is_file()]
+pytestmark = pytest.mark.slow
 SUMMARY = r"J&F \d\.\d{3}  J \d\.\d{3}  F \d\.\d{3}  \(copied first mask \d\.\d{3}\)  \d+\.\d FPS on \S.*"
-
-# Data files hold nothing of the model and recipes nothing of where data lies: no need to cross all with all.
-COMPOSED = [(m, s, r, "demo") for m in METHODS for s in STAGES for r in recipes(m)]
-COMPOSED += [(m, "online", r, "demo") for m in ONLINE for r in recipes(m)]
-COMPOSED += [(m, s, "", d) for m in METHODS for s in STAGES for d in DATA if d != "demo"]
 
 
 class Runs(NamedTuple):
@@ -81,43 +71,6 @@ def runs(request: pytest.FixtureRequest, demo: Path, tmp_path_factory: pytest.Te
     (command,) = commands("eval", f"METHOD={method}", "DATA=demo", f"CKPT={folder}/video/checkpoints/last.ckpt")
     clis["eval"], printed["eval"] = started([*command, *tiny(demo, folder / "eval")])
     return Runs(method, folder, clis["static"], clis["video"], clis["eval"], printed)
-
-
-@pytest.mark.parametrize(("method", "stage", "recipe", "data"), COMPOSED)
-def test_layers_compose(method: str, stage: str, recipe: str, data: str, capsys: pytest.CaptureFixture[str]) -> None:
-    (command,) = commands(stage, f"METHOD={method}", f"DATA={data}", f"RECIPE={recipe}", "ARGS=--data.seed=77")
-    files = [value for _, value in option_values(command, "--config")]
-    for name in ("base", stage, f"data/{data}", f"{method}/model", f"{method}/{stage}"):
-        assert f"experiments/{name}.yaml" in files
-    for name in recipe.split():
-        assert f"experiments/{method}/{name}/model.yaml" in files
-    with pytest.raises(SystemExit) as stopped:
-        main([*command, "--print_config"])
-    assert stopped.value.code == 0
-    config = dict(leaves(yaml.safe_load(capsys.readouterr().out)))
-    expected: dict[tuple[str, ...], Any] = {}
-    for file in files:  # a later one goes over an earlier one
-        expected.update(leaves(yaml.safe_load(Path(file).read_text())))
-    expected["data", "init_args", "seed"] = 77
-    expected["trainer", "default_root_dir"] = f"runs/{method}-{data}{_suffix(recipe, data)}/{stage}"
-    expected = {key: value for key, value in expected.items() if "${" not in str(value)}
-    assert {key: config[key] for key in expected} == expected
-    assert config["data", "init_args", "batch_size"] % config["trainer", "devices"] == 0
-
-
-def leaves(tree: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Values with their keys; of a list of settings the length."""
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from leaves(value, (*path, key))
-        elif isinstance(value, list) and value and isinstance(value[0], dict):
-            yield (*path, key), len(value)
-        else:
-            yield (*path, key), value
-
-
-def _suffix(recipe: str, data: str) -> str:
-    return f"-{recipe.split()[0]}" if recipe and data != "demo" else ""
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -185,7 +138,8 @@ def test_evaluation_builds_the_network_of_the_checkpoint(runs: Runs) -> None:
 
 def test_options_go_over_the_settings_of_the_checkpoint(runs: Runs, demo: Path, tmp_path: Path) -> None:
     (command,) = commands("eval", f"METHOD={runs.method}", f"CKPT={runs.folder}/video/checkpoints/last.ckpt")
-    changes = {"lr": 0.25, **({"top_k": 5} if "top_k" in runs.video.model.hparams else {})}
+    saved = flat(runs.video.model.hparams)
+    changes = {"lr": 0.25, **{name: 5 for name in saved if name.rpartition(".")[2] == "top_k"}}
     options = [f"--model.{name}={value}" for name, value in changes.items()]
     cli, _ = started([*command, *tiny(demo, tmp_path), "--trainer.limit_val_batches=1", *options])
     hparams = flat(cli.model.hparams)

@@ -12,11 +12,19 @@ import pytest
 import yaml
 from data_files import block, picture, save, write_davis, write_sequence, write_static
 from PIL import Image
-from tiny_runs import EXPERIMENTS, make
+from tiny_runs import EXPERIMENTS, commands
 
 from datamodules.check import main
 
 DAVIS = "set/{}/480p/bear/{:05d}.{}"
+
+
+def davis(split: str) -> dict[str, object]:
+    return {"class_path": "datamodules.DavisSet", "init_args": {"root": "set", "split": split}}
+
+
+def youtube_vos(split: str) -> dict[str, object]:
+    return {"class_path": "datamodules.YouTubeVOSSet", "init_args": {"root": "set", "split": split}}
 
 
 @pytest.fixture
@@ -27,8 +35,8 @@ def config(tmp_path: Path) -> Path:
     path = tmp_path / "config.yaml"
     settings = {
         "images": [{"root": "stills"}],
-        "videos": [{"root": "set", "split": "train"}],
-        "val": {"root": "set", "split": "val"},
+        "videos": [davis("train")],
+        "val": davis("val"),
     }
     path.write_text(yaml.safe_dump({"data": {"init_args": settings}}))
     return path
@@ -145,8 +153,7 @@ def test_gaps_and_late_objects(tmp_path: Path, capsys: pytest.CaptureFixture[str
     save(base / "Annotations/bear/00000.png", block({1: (2, 3)}), palette=True)
     save(base / "Annotations/bear/00015.png", block({3: (2, 3)}), palette=True)
     config = tmp_path / "config.yaml"
-    val = {"root": "set", "layout": "youtube_vos", "split": "valid"}
-    config.write_text(yaml.safe_dump({"data": {"init_args": {"val": val}}}))
+    config.write_text(yaml.safe_dump({"data": {"init_args": {"val": youtube_vos("valid")}}}))
     assert main([str(config), f"--root={tmp_path}"]) == 1
     printed = capsys.readouterr().out
     assert "bear: 1 gaps in the numbers of the frames, the first between 00005 and 00015; add the missing" in printed
@@ -170,8 +177,7 @@ def test_two_files_of_one_frame(tmp_path: Path, capsys: pytest.CaptureFixture[st
     save(base / "JPEGImages/bear/00001.png", picture(0))
     save(base / "Annotations/bear/00000.png", block({1: (2, 3)}), palette=True)
     config = tmp_path / "config.yaml"
-    val = {"root": "set", "layout": "youtube_vos", "split": "valid"}
-    config.write_text(yaml.safe_dump({"data": {"init_args": {"val": val}}}))
+    config.write_text(yaml.safe_dump({"data": {"init_args": {"val": youtube_vos("valid")}}}))
     assert main([str(config), f"--root={tmp_path}"]) == 1
     assert "1 frames have two files (first: 00001); keep one of each" in capsys.readouterr().out
 
@@ -182,7 +188,7 @@ def test_many_faults_are_counted_not_listed(tmp_path: Path, capsys: pytest.Captu
     (tmp_path / "set/ImageSets/2017").mkdir(parents=True)
     (tmp_path / "set/ImageSets/2017/val.txt").write_text("long")
     config = tmp_path / "config.yaml"
-    config.write_text(yaml.safe_dump({"data": {"init_args": {"val": {"root": "set", "split": "val"}}}}))
+    config.write_text(yaml.safe_dump({"data": {"init_args": {"val": davis("val")}}}))
     assert main([str(config), f"--root={tmp_path}"]) == 1
     printed = capsys.readouterr().out
     assert printed.count("stray values 9") == 10
@@ -194,7 +200,11 @@ def test_many_faults_are_counted_not_listed(tmp_path: Path, capsys: pytest.Captu
     [
         (None, "No such file"),
         ("trainer: {}", "no data.init_args in it"),
-        ("data: {init_args: {val: {root: set, years: '2017'}}}", "years"),
+        (
+            "data: {init_args: {val: {class_path: datamodules.DavisSet, init_args: {root: set, years: '2017'}}}}",
+            "years",
+        ),
+        ("data: {init_args: {val: {root: set}}}", "class"),
         ("data: [", "no data.init_args in it"),
     ],
 )
@@ -213,14 +223,12 @@ def test_no_such_folder_is_one_line(config: Path, tmp_path: Path, capsys: pytest
     assert main([str(config), "--root", f"{tmp_path}/nowhere"]) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert (
-        printed.err
-        == f"error: {tmp_path}/nowhere: no such folder; set DATA_ROOT or --root to where the data sets are\n"
-    )
+    assert printed.err == f"error: {tmp_path}/nowhere: no such folder; set --root to where the data sets are\n"
 
 
-def test_make_checks_both_uses_of_a_set() -> None:
-    line = make("check-data", "DATA=youtube_vos", "DATA_ROOT=/sets").stdout
-    assert "experiments/data/youtube_vos.yaml experiments/submission/youtube_vos.yaml --root=/sets" in line
+def test_both_uses_of_a_set_are_checked() -> None:
+    (words,) = commands("check-data", "DATA=youtube_vos", "DATA_ROOT=/sets")
+    assert words == ["experiments/data/youtube_vos.yaml", "experiments/submission/youtube_vos.yaml", "--root=/sets"]
     for path in EXPERIMENTS.glob("submission/*.yaml"):
-        assert make("check-data", f"DATA={path.stem}").stdout.count(f"experiments/submission/{path.name}") == 1
+        (words,) = commands("check-data", f"DATA={path.stem}")
+        assert words.count(f"experiments/submission/{path.name}") == 1

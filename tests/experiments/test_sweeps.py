@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 import yaml
-from tiny_runs import METHODS, ROOT, commands
+from tiny_runs import METHODS, ROOT
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
-from lightning_vos.cli import main
+from experiments.compose import Experiment, compose
+from experiments.resolve import resolve
+from lightning_vos.settings import flat
 
 
 def sweep(method: str) -> dict[str, Any]:
@@ -27,26 +29,20 @@ def drawn(parameters: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_value_of_every_parameter_arrives(
-    method: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_value_of_every_parameter_arrives(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr("sys.argv", ["lightning_vos"])
-    (command,) = commands("video", f"METHOD={method}", "DATA=davis17")
     for trial in drawn(sweep(method)["parameters"]):
         rendered = create_sweep_command_args({"args": {name: {"value": value} for name, value in trial.items()}})
-        with pytest.raises(SystemExit) as stopped:
-            main([*command, *rendered["args"], "--print_config"])
-        assert stopped.value.code == 0
-        settings = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]
+        run = compose(Experiment(method=method, data="davis17", options=tuple(rendered["args"])), "video")
+        settings = flat(resolve(run)["model"]["init_args"])
         assert {name: settings[name.removeprefix("model.")] for name in trial} == trial
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_command_of_a_sweep(method: str) -> None:
     config = sweep(method)
-    shell, script, name, arguments = create_sweep_command(config["command"])
-    assert (shell, name, arguments) == ("bash", method, "${args}")
-    assert (ROOT / script).is_file()
+    *command, arguments = create_sweep_command(config["command"])
+    assert command == [".venv/bin/python", "-m", "experiments", "trial", method]
+    assert arguments == "${args}"
     assert config["metric"] == {"name": "val/J&F", "goal": "maximize"}
-    assert Path(ROOT / "experiments" / name / "model.yaml").is_file()
+    assert Path(ROOT / "experiments" / method / "model.yaml").is_file()

@@ -1,4 +1,4 @@
-"""How often a method that follows targets did not find them."""
+"""How often SiamDyn did not find its targets."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from lightning import LightningModule, Trainer
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from lightning_vos.frame_callback import FrameCallback, TargetTracker
+from lightning_vos.frame_callback import FrameCallback
 from lightning_vos.video import Video
 
 
 class LostTargets(FrameCallback):
     """Logs ``val/lost_targets``: share of the objects that were not found, over all frames after their first.
 
-    An object that is hidden or has left counts as well: nothing was there to be found. Methods that do not follow
-    targets (:class:`~lightning_vos.frame_callback.TargetTracker`) log nothing.
+    An object that is hidden or has left counts as well: nothing was there to be found. In a test or a prediction it
+    does nothing.
     """
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -25,14 +25,14 @@ class LostTargets(FrameCallback):
         self, trainer: Trainer, pl_module: LightningModule, video: Video, t: int, frame: Tensor, labels: Tensor
     ) -> None:
         """Count one frame."""
-        if isinstance(pl_module, TargetTracker) and pl_module.lost_targets is not None and t not in video.prompts:
-            self._share.update(pl_module.lost_targets)
+        if trainer.testing or trainer.predicting:
+            return
+        lost = pl_module.lost_targets
+        if lost is not None and t not in video.prompts:
+            self._share.update(lost)  # type: ignore[arg-type]
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the share over all ranks."""
-        if isinstance(pl_module, TargetTracker):
-            share = self._share.compute()  # gathers over ranks, so that it is equal on all
-            if not share.isnan():
-                pl_module.log("val/lost_targets", share, sync_dist=True, reduce_fx="max", batch_size=1)
-
-    on_test_epoch_start = on_validation_epoch_start
+        share = self._share.compute()  # gathers over ranks, so that it is equal on all
+        if not share.isnan():
+            pl_module.log("val/lost_targets", share, sync_dist=True, reduce_fx="max", batch_size=1)

@@ -1,0 +1,121 @@
+"""A set of video sequences on disk; what all layouts share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from datamodules.layouts.video_files import VideoFiles
+
+FRAME_SUFFIXES = (".jpg", ".jpeg", ".png")
+
+Readers = dict[str, Callable[[], VideoFiles]]
+
+
+class SequenceSet(ABC):
+    """Video sequences with masks.
+
+    A layout is a subclass with the one method :meth:`find`, in any module; a configuration names it by ``class_path``.
+
+    Args:
+        root: folder of the set, relative to the data module's ``root``.
+        split: which of its sequences.
+        repeat: how often the set is seen in one pass over the training data.
+        single_object: take every label above 0, 255 included, as one object.
+
+    Raises:
+        ValueError: the set would never be seen.
+    """
+
+    def __init__(self, root: str, split: str = "train", repeat: int = 1, single_object: bool = False) -> None:
+        if repeat < 1:
+            raise ValueError(f"videos {root!r}: repeat={repeat} must be at least 1; leave the set out instead")
+        self.root = root
+        self.split = split
+        self.repeat = repeat
+        self.single_object = single_object
+
+    @abstractmethod
+    def find(self, root: Path, dense: bool) -> Readers:
+        """The names of the sequences of the split, and how to find the files of each.
+
+        Only lists and folders are looked at here; no picture is opened, and what is wrong with one sequence is raised
+        when its files are asked for.
+
+        Args:
+            root: folder of this set.
+            dense: for training: every frame must have a mask, in a layout that promises one.
+
+        Raises:
+            FileNotFoundError: no data in any of the places tried, or a list is missing.
+        """
+
+    def readers(self, root: Path, dense: bool = False) -> Readers:
+        """The names of the sequences, and how to find the files of each: what is wrong with one is raised there.
+
+        Args:
+            root: the data module's root.
+            dense: see :meth:`find`.
+
+        Raises:
+            FileNotFoundError: no data in any of the places tried, or a list is missing.
+            ValueError: the split is empty.
+        """
+        found = self.find(root / self.root, dense)
+        if not found:
+            raise ValueError(f"{root / self.root}: split {self.split!r} is empty; check its list or folder")
+        return found
+
+    def videos(self, root: Path, dense: bool = False) -> list[VideoFiles]:
+        """The sequences of the split, in the order of the list or of their names.
+
+        Args:
+            root: the data module's root.
+            dense: see :meth:`find`.
+
+        Raises:
+            FileNotFoundError: no data in any of the places tried; a list, folder or frame is missing.
+            ValueError: frames and masks do not fit together, or the split is empty.
+        """
+        return [read() for read in self.readers(root, dense).values()]
+
+
+def nowhere(tried: Iterable[Path], wanted: str) -> FileNotFoundError:
+    """The error to raise where none of the places ``tried`` has the folder ``wanted``."""
+    places = ", ".join(str(place) for place in tried)
+    return FileNotFoundError(f"no folder {wanted} in any of {places}; set --data.root, or the set's root")
+
+
+def find_frames(folder: Path) -> tuple[Path, ...]:
+    """The frames of a sequence, in the order of their numbers.
+
+    Raises:
+        FileNotFoundError: no such folder, or no frame in it.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such sequence; add its frames or take it off the list")
+    frames = tuple(sorted((p for p in folder.iterdir() if p.suffix.lower() in FRAME_SUFFIXES), key=_order))
+    if not frames:
+        raise FileNotFoundError(f"{folder}: no frame (jpg, png); add them or take the sequence off the list")
+    return frames
+
+
+def find_masks(folder: Path, frames: Sequence[Path]) -> dict[int, Path]:
+    """Frame number (0-based) -> the mask that is called as the frame is, rising.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: a mask without a frame.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder of masks; add it or take the sequence off the list")
+    number = {frame.stem: t for t, frame in enumerate(frames)}
+    files = sorted((path for path in folder.iterdir() if path.suffix.lower() == ".png"), key=_order)
+    if lone := [path for path in files if path.stem not in number]:
+        raise ValueError(f"{lone[0]}: a mask without a frame ({len(lone)} of {len(files)}); remove it or add its frame")
+    return {number[path.stem]: path for path in files}
+
+
+def _order(path: Path) -> tuple[int, str]:
+    return (int(path.stem) if path.stem.isdigit() else 0, path.stem)

@@ -1,0 +1,74 @@
+"""YouTube-VOS, and the sets that took over its layout: MOSE, LVOS."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from datamodules.layouts.sequence_set import Readers, SequenceSet, find_frames, find_masks, nowhere
+from datamodules.layouts.video_files import VideoFiles
+
+BASES = ("", "all_frames", "YouTube", "YouTube/all_frames", "YouTubeVOS", "YouTubeVOS/all_frames")
+
+
+class YouTubeVOSSet(SequenceSet):
+    """Sequences in the layout of YouTube-VOS.
+
+    ``<split>/JPEGImages/<video>/<frame>.jpg``, ``<split>/Annotations/<video>/<frame>.png`` and ``<split>/meta.json``.
+    Objects start on the first frame listed for them; without ``meta.json`` (MOSE, LVOS) on the first annotated frame
+    that shows them. Frames may lack annotation. A split ``valid_all_frames`` without masks of its own takes those of
+    ``valid``.
+
+    Args:
+        root: folder of the set, relative to the data module's ``root``.
+        split: name of the folder: ``train``, ``valid``, ``valid_all_frames``.
+        repeat: how often the set is seen in one pass over the training data.
+        single_object: take every label above 0, 255 included, as one object; it starts where it is first seen.
+    """
+
+    def find(self, root: Path, dense: bool) -> Readers:
+        """The videos of ``meta.json``, or those of the folder, see :meth:`SequenceSet.find`; ``dense`` has no effect.
+
+        Raises:
+            FileNotFoundError: no frames, or no masks, in any of the places tried.
+        """
+        tried = [root / base / self.split for base in BASES]
+        base = next((base for base in tried if (base / "JPEGImages").is_dir()), None)
+        if base is None:
+            raise nowhere(tried, "JPEGImages")
+        source = base
+        if not (base / "Annotations").is_dir():
+            split = self.split.removesuffix("_all_frames")
+            places = [base, base.with_name(split), base.parent.parent / split]
+            source = next((place for place in places if (place / "Annotations").is_dir()), base)
+            if source is base:
+                raise nowhere(places, "Annotations")
+        meta = None
+        if (source / "meta.json").is_file():
+            meta = json.loads((source / "meta.json").read_text(encoding="utf-8"))["videos"]
+        names = sorted(meta) if meta else sorted(p.name for p in (base / "JPEGImages").iterdir() if p.is_dir())
+        objects = {} if meta is None or self.single_object else meta
+        return {name: partial(self._video, base, source, name, objects.get(name)) for name in names}
+
+    def _video(self, base: Path, source: Path, name: str, meta: dict | None) -> VideoFiles:
+        frames = find_frames(base / "JPEGImages" / name)
+        masks = find_masks(source / "Annotations" / name, frames)
+        if not masks:
+            raise ValueError(f"{source / 'Annotations' / name}: no mask; add the masks or remove the video")
+        listed = None if meta is None else _listed(meta, frames, source / "meta.json")
+        return VideoFiles(name, frames, masks, dict.fromkeys(masks) if listed is None else listed, self.single_object)
+
+
+def _listed(video: dict, frames: Sequence[Path], meta: Path) -> dict[int, list[int]]:
+    """Frame number -> ids that start there, rising."""
+    number = {frame.stem: t for t, frame in enumerate(frames)}
+    starts: dict[int, list[int]] = defaultdict(list)
+    for key in sorted(video["objects"], key=int):
+        first = min(video["objects"][key]["frames"])
+        if first not in number:
+            raise ValueError(f"{meta}: object {key} starts on {first}, not a frame of {frames[0].parent}; correct it")
+        starts[number[first]].append(int(key))
+    return dict(starts)

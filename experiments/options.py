@@ -1,0 +1,167 @@
+"""Options of ``python -m experiments``. Each takes its default from the environment variable of its name.
+
+So Make hands its variables over as they are: no value is ever a word of a shell command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, NoReturn
+
+from experiments.compose import Experiment
+from experiments.precision import default_precision, job_precision
+from experiments.search import search_path
+
+
+class Option(NamedTuple):
+    """One option: what it means, and its value where neither command line nor environment gives one."""
+
+    help: str
+    default: str | int | None = ""
+    choice: bool = False  # an empty variable is a mistake, or a choice; elsewhere it counts as not set
+
+
+OPTIONS = {
+    "method": Option("folder of experiments, or a path to one", "remn", True),
+    "data": Option("data set, or a path to its file", "demo", True),
+    "recipe": Option(
+        'settings on top of the method\'s own, such as "small demo"; on the demo set these two', None, True
+    ),
+    "experiments": Option("further folders with methods and data sets, dir1:dir2"),
+    "data-root": Option("folder that holds the data sets", "data"),
+    "runs": Option("folder of all runs; on a cluster one that all nodes see", "runs"),
+    "run": Option("name of the run: <method>-<data>[-<first recipe>]"),
+    "stage": Option("static, video, online, or all: static, video and eval", "all", True),
+    "weights": Option("checkpoint to start from; online: that of stage two"),
+    "ckpt": Option("checkpoint; by default the newest of the run's stage two"),
+    "precision": Option("bf16-mixed where the processor or a GPU computes with it, else 32-true; jobs: on GPUS"),
+    "video": Option("movie file or folder of frames, or a folder of several"),
+    "mask": Option("mask of the first frame, or a folder of masks"),
+    "out": Option("folder of the masks", "predictions"),
+    "direction": Option("forward, backward or both", "forward", True),
+    "nodes": Option("of a job", 1),
+    "gpus": Option("of each node", 1),
+    "devices": Option("processes of each node, by default as many as GPUs", 0),
+    "cpus": Option("of each process, for it and its loaders", 8),
+    "time": Option("limit of a job, as Slurm writes it", "24:00:00"),
+    "partition": Option("of the cluster"),
+    "notice": Option("seconds before the limit at which the run is asked to stop", 300),
+    "after": Option("number of a job that must end well first"),
+    "sbatch": Option('further options of sbatch, such as "--account=vos --mem=64G"'),
+    "sweep": Option("entity/project/id, as sweep prints it"),
+    "count": Option("number of trials", 1),
+    "agent": Option("what runs one trial; by default W&B's agent"),
+}
+
+_RUN = ("method", "data", "recipe", "experiments", "data-root", "runs", "run", "precision")
+_PREDICT = ("method", "experiments", "runs", "ckpt", "precision", "video", "mask", "out", "direction")
+_JOB = ("nodes", "gpus", "devices", "cpus", "time", "partition", "notice", "after", "sbatch")
+
+COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "train": (
+        "both stages, and eval unless stage two ended with one; or one stage",
+        (*_RUN, "stage", "weights", "ckpt"),
+    ),
+    "static": ("stage one: clips made of still images", _RUN),
+    "video": ("stage two: clips of videos, from the weights of stage one if they are given", (*_RUN, "weights")),
+    "online": ("first-frame training, on the given masks of the validation set", (*_RUN, "weights")),
+    "eval": ("score a checkpoint on the validation set", (*_RUN, "ckpt")),
+    "predict": ("masks and overlay of a video from its first mask", _PREDICT),
+    "compare": ("checkpoints of any methods under one protocol: tables and a page", (*_RUN, "ckpt")),
+    "submission": ("masks for an evaluation server, zipped and checked", (*_RUN, "ckpt")),
+    "check": ("before hour zero: heaviest steps, all labels; memory, speed, hours", (*_RUN, "stage", "weights")),
+    "check-data": ("open every frame and mask of a data set, name what is wrong", ("data", "experiments", "data-root")),
+    "command": ("print what a stage would run, for scripts", (*_RUN, "stage", "weights", "ckpt")),
+    "slurm": ("submit a job for each stage, in order, or for one", (*_RUN, "stage", "weights", "ckpt", *_JOB)),
+    "sweep": ("register the sweep of a method at W&B", ("method", "experiments")),
+    "agents": ("submit an array of trials of a sweep", (*_RUN, "stage", "weights", *_JOB, "sweep", "count", "agent")),
+    "trial": ("one trial, as an agent of W&B starts it: METHOD, then its options", (*_RUN, "stage", "weights")),
+    "sync": ("upload what was logged offline; several parts of a run become one", ("runs",)),
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """One whose complaint is an error like any other: one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise it.
+
+        Raises:
+            ValueError: always.
+        """
+        hint = "; options of lightning_vos go after --" if message.startswith("unrecognized arguments") else ""
+        raise ValueError(f"{message}{hint}")
+
+
+def parse(words: Sequence[str], environ: Mapping[str, str]) -> argparse.Namespace:
+    """The options of a command; ``options`` are those for lightning_vos: of ``ARGS``, then of after ``--``.
+
+    Args:
+        words: of the command line.
+        environ: where the values of options lie that the command line does not give.
+
+    Raises:
+        ValueError: a mistake, in one line.
+    """
+    words = [*words]
+    if words[:1] == ["trial"]:
+        words[2:2] = ["--"]
+    end = words.index("--") if "--" in words else len(words)
+    args = _parser(environ).parse_args(words[:end])
+    args.options = (*shlex.split(environ.get("ARGS", "")), *words[end + 1 :])
+    return args
+
+
+def experiment_of(args: argparse.Namespace) -> Experiment:
+    """What the options choose."""
+    given = vars(args)
+    recipe = given.get("recipe")
+    precision = given.get("precision", "32-true")  # of commands that compute
+    if not precision:
+        precision = job_precision(args.gpus) if "gpus" in given else default_precision()
+    names = {"checkpoint": "ckpt", **{name: name for name in ("method", "data", "data_root", "runs", "run", "weights")}}
+    chosen = {name: given[option] for name, option in names.items() if option in given}
+    return Experiment(
+        recipe=None if recipe is None else tuple(recipe.split()),
+        precision=precision,
+        options=args.options,
+        search=search_path(given.get("experiments", "")),
+        **chosen,
+    )
+
+
+def _parser(environ: Mapping[str, str]) -> Parser:
+    parser = Parser(
+        "python -m experiments",
+        description="Compose a run from its method, its data and its recipe, and start it.",
+        epilog="Further options of lightning_vos go after --, such as: train remn --data davis17 -- --model.lr=2e-5. "
+        "An option's default is the environment variable of its name (DATA_ROOT, ...); ARGS holds further options.",
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for command, (summary, names) in COMMANDS.items():
+        part = commands.add_parser(command, help=summary, description=summary, allow_abbrev=False)
+        for name in names:
+            _add(part, name, environ, positional=name == "method" and command != "compare")
+        if command == "compare":
+            given = shlex.split(environ.get("CKPTS", ""))
+            part.add_argument("ckpts", nargs="*", default=given, metavar="CKPTS", help="PATH or NAME=PATH")
+        if command == "video":
+            part.add_argument("--from-static", action="store_true", help="from the weights of its own stage one")
+        if command == "eval":
+            part.add_argument("--if-needed", action="store_true", help="unless stage two ended with an evaluation")
+        part.add_argument("--print", action="store_true", dest="only_print", help="print the command, run nothing")
+    return parser
+
+
+def _add(parser: argparse.ArgumentParser, name: str, environ: Mapping[str, str], positional: bool) -> None:
+    option, variable = OPTIONS[name], name.upper().replace("-", "_")
+    value = environ.get(variable)
+    default = value if value or (option.choice and value is not None) else option.default
+    shown = f"{option.help} [{default}]" if default not in (None, "") else option.help
+    kind = int if isinstance(option.default, int) else str
+    more: dict[str, Any] = {"nargs": "?"} if positional else {}
+    flags = ["method"] if positional else [f"--{name}"]
+    parser.add_argument(*flags, default=default, type=kind, metavar=variable, help=shown.replace("%", "%%"), **more)

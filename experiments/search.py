@@ -1,0 +1,78 @@
+"""Where methods, data sets and recipes are: folders that are searched in turn, the repository's own last."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+OWN = Path(__file__).resolve().parent
+
+
+def search_path(folders: str = "") -> tuple[Path, ...]:
+    """Folders of experiments, as ``EXPERIMENTS`` names them: ``dir1:dir2``, and this one."""
+    return (*(Path(folder) for folder in folders.split(os.pathsep) if folder), OWN)
+
+
+def shown(path: Path) -> Path:
+    """As a person would write it: relative where it lies below the working directory."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
+def one_of(what: str, value: str, choices: Iterable[str]) -> None:
+    """Refuse what there is not.
+
+    Raises:
+        ValueError: naming what there is.
+    """
+    names = sorted(set(choices))
+    if value not in names:
+        raise ValueError(f"{what}={value}: choose from {', '.join(names) or 'nothing, there is none'}")
+
+
+def method_folder(name: str, search: Iterable[Path], stage: str = "") -> Path:
+    """The folder of a method, which holds its ``model.yaml``.
+
+    Args:
+        name: of the folder, below one of ``search``; or a path to it, known by its slash.
+        search: folders of experiments.
+        stage: only methods that have a file of this stage.
+
+    Raises:
+        ValueError: there is none, naming those there are.
+    """
+    needed = f"{stage or 'model'}.yaml"
+    if os.sep in name:
+        if not (Path(name) / needed).is_file():
+            raise ValueError(f"method={name}: no {needed} in this folder")
+        return Path(name)
+    found = {path.parent.name: path.parent for folder in reversed([*search]) for path in folder.glob(f"*/{needed}")}
+    one_of("method", name, found)
+    return shown(found[name])
+
+
+def data_files(name: str, search: Iterable[Path], *kinds: str) -> list[Path]:
+    """The files that describe a data set, at most one of each kind.
+
+    Args:
+        name: of the set; or a path to its file, known by ``.yaml``.
+        search: folders of experiments.
+        kinds: ``data`` to train and score on, ``submission`` for an evaluation server.
+
+    Raises:
+        ValueError: there is none, naming those there are.
+    """
+    if name.endswith(".yaml"):
+        if not Path(name).is_file():
+            raise ValueError(f"data={name}: no such file")
+        return [Path(name)]
+    folders = [*search]
+    one_of("data", name, (p.stem for folder in folders for kind in kinds for p in folder.glob(f"{kind}/*.yaml")))
+    files = [[path for folder in folders if (path := folder / kind / f"{name}.yaml").is_file()] for kind in kinds]
+    return [shown(there[0]) for there in files if there]
+
+
+def recipes_of(method: Path) -> list[str]:
+    """Names of the recipes of a method: folders with a ``model.yaml`` below its own."""
+    return sorted(path.parent.name for path in method.glob("*/model.yaml"))

@@ -1,0 +1,101 @@
+"""What is submitted: the stages of a run, trials of a sweep; and such a trial."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from argparse import Namespace
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from experiments.compose import compose
+from experiments.launch import become
+from experiments.options import experiment_of
+from experiments.plan import plan
+from experiments.search import one_of, shown
+from experiments.slurm.submit import Job, batch_file, filled, submit
+from lightning_vos.atomic import unfinished
+
+STAGES = ("static", "video", "all")  # of a trial; all is video
+
+
+def stages(args: Namespace) -> int:
+    """A job for each stage, each after the one before; the number of the last is printed."""
+    name, after = experiment_of(args).name, args.after
+    for run in plan(args):
+        job = Job(folder=run.folder, name=f"{name}-{run.stage}", command=run.command, after=after, **_asked(args))
+        if args.only_print:
+            print(batch_file(job))
+        else:
+            after = submit(job)
+    if not args.only_print:
+        print(after)
+    return 0
+
+
+def agents(args: Namespace) -> int:
+    """An array of jobs, each of which asks W&B for one trial; what they have in common is in their environment.
+
+    Raises:
+        ValueError: there is no sweep, or no such stage.
+    """
+    if not args.sweep:
+        raise ValueError("sweep is empty: give entity/project/id, as make sweep prints it")
+    one_of("stage", args.stage, STAGES)
+    e, sweep = experiment_of(args), args.sweep.rpartition("/")[2]
+    settings = {
+        "STAGE": "video" if args.stage == "all" else args.stage,
+        "DATA": e.data,
+        "DATA_ROOT": e.data_root,
+        "RECIPE": None if e.recipe is None else " ".join(e.recipe),
+        "EXPERIMENTS": args.experiments or None,
+        "WEIGHTS": e.weights or None,
+        "PRECISION": e.precision,
+        "RUNS": e.runs,
+        "ARGS": shlex.join(e.options),
+    }
+    environment = [f"{name}={value}" for name, value in settings.items() if value is not None]
+    agent = shlex.split(args.agent) or [str(shown(Path(sys.executable))), *["-m", "wandb", "agent", "--count", "1"]]
+    job = Job(
+        folder=Path(e.runs) / "sweeps" / sweep,
+        name=f"sweep-{sweep}",
+        command=["env", *environment, *agent, args.sweep],
+        array=args.count,
+        after=args.after,
+        **_asked(args),
+    )
+    print(batch_file(job) if args.only_print else submit(job))
+    return 0
+
+
+def trial(args: Namespace) -> int:
+    """A trial, in ``<runs>/sweeps/<sweep>/<id>``: in a job by srun, from a script that goes on with it; else here.
+
+    Raises:
+        ValueError: W&B has not named the trial.
+    """
+    for name in ("WANDB_SWEEP_ID", "WANDB_RUN_ID"):
+        if name not in os.environ:
+            raise ValueError(f"{name} is not set: a trial is started by an agent of W&B, see docs/cluster.md")
+    one_of("stage", args.stage, STAGES)
+    name = f"sweeps/{os.environ['WANDB_SWEEP_ID']}/{os.environ['WANDB_RUN_ID']}"
+    e = replace(experiment_of(args), run=name)
+    run = compose(e, "video" if args.stage == "all" else args.stage)
+    script = os.environ.get("TRIAL")
+    if not script:
+        become(run.command)
+    tasks = [f"--trainer.devices={os.environ['SLURM_NTASKS_PER_NODE']}"]
+    tasks += [f"--trainer.num_nodes={os.environ['SLURM_NNODES']}"]
+    variables = {k: v for k, v in os.environ.items() if k.startswith("WANDB_") and k != "WANDB_API_KEY"}
+    values = {"WANDB": shlex.join(f"{name}={value}" for name, value in variables.items())}
+    with unfinished(script) as beside:
+        beside.write_text(filled("trial.sh", run.folder, [*run.command, *tasks], values), encoding="utf-8")
+    become(["bash", script])
+
+
+def _asked(args: Namespace) -> dict[str, Any]:
+    names = ("nodes", "gpus", "cpus", "time", "partition", "notice")
+    devices = args.devices or args.gpus or 1
+    return {"devices": devices, "options": shlex.split(args.sbatch), **{name: getattr(args, name) for name in names}}

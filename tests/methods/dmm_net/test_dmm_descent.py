@@ -111,7 +111,7 @@ def test_t1_official_mean_is_too_large_by_the_similarities(steps: int, total: fl
     sums = relaxed_assignment(cost, mode="official", steps=steps).sum(dim=2)
     close(sums, 1 - 0.1 * total * cost.sum(dim=2), 1e-9)
     assert 3 < sums.mean() < 3.6
-    close(relaxed_assignment(cost, steps=steps).sum(dim=2), torch.ones(20, 3), 1e-9)
+    close(relaxed_assignment(cost, steps=steps).sum(dim=2), torch.ones(20, 3, dtype=torch.float64), 1e-9)
 
 
 def test_exact_projections_descend_monotonically_at_the_promised_rate() -> None:

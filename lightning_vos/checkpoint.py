@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_vos.discovery import find
-from lightning_vos.settings import build, parameters
+from lightning_vos.settings import build, overlaid, parameters
 
 
 def read_checkpoint(path: str) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def restore(checkpoint: dict[str, Any], path: str, name: str, settings: Mapping[
         checkpoint: as :func:`read_checkpoint` gives it.
         path: where it was read, for the messages.
         name: of the class to build: the checkpoint's ``network``, or its ``method``, which can be trained.
-        settings: those that are to differ from the checkpoint's.
+        settings: those that are to differ from the checkpoint's; of a part a dict of what is to differ.
 
     Raises:
         ValueError: the class is not installed, has no such setting, or the weights do not fit it.
@@ -43,7 +43,7 @@ def restore(checkpoint: dict[str, Any], path: str, name: str, settings: Mapping[
     cls = find(name, path)
     known = parameters(cls)
     saved = {key: value for key, value in checkpoint["hyper_parameters"].items() if key in known}
-    model = build(cls, {**saved, **settings})
+    model = build(cls, overlaid(saved, settings))
     check_fits(model.state_dict(), checkpoint["state_dict"], path, "it was saved by another version")
     model.load_state_dict(checkpoint["state_dict"])
     return model.eval()

@@ -292,7 +292,9 @@ def test_file_that_is_no_checkpoint(complain: Complain, demo: Path, tmp_path: Pa
     torch.save({"state_dict": {}}, tmp_path / "x.ckpt")
     (command,) = commands("eval", f"METHOD={METHOD}", "DATA=demo", f"CKPT={tmp_path}/x.ckpt")
     line = complain([*command, *tiny(demo, complain.out)])
-    assert re.fullmatch(r".*/x.ckpt: not a checkpoint of this project, hyper_parameters, method not in it", line)
+    assert re.fullmatch(
+        r".*/x.ckpt: not a checkpoint of this project, hyper_parameters, method, network not in it", line
+    )
 
 
 def test_other_widths(complain: Complain, checkpoint: Path, demo: Path) -> None:
@@ -301,7 +303,9 @@ def test_other_widths(complain: Complain, checkpoint: Path, demo: Path) -> None:
         rf"--model.weights={checkpoint}: \d+ entries do not fit .* same model settings .*", complain(args)
     )
     args = arguments(demo, complain.out, f"--ckpt_path={checkpoint}", "--model.value_dim=48")
-    line = rf"{checkpoint}: does not fit .* trained with value_dim=32; .* another --trainer.default_root_dir"
+    line = (
+        rf"{checkpoint}: does not fit .* trained with value_dim=32 instead of 48; .* another --trainer.default_root_dir"
+    )
     assert re.fullmatch(line, complain(args))
 
 

@@ -16,6 +16,8 @@ from omegaconf import OmegaConf
 from tiny_runs import METHODS, ROOT, commands, small_model, started, tiny, training, write_tiny_demo
 from torch import Tensor
 
+pytestmark = pytest.mark.slow
+
 CLIPS = 8
 
 

@@ -14,6 +14,8 @@ from tiny_runs import ROOT, in_a_process, planned, tiny, training, write_tiny_de
 
 import lightning_vos
 
+pytestmark = pytest.mark.slow
+
 METHOD = '''
 """Copies the given masks to every frame, a little fainter where a learned factor says so."""
 

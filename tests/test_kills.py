@@ -9,12 +9,15 @@ import time
 import traceback
 from pathlib import Path
 
+import pytest
 import torch
 import yaml
 from interruption import differences
 from tiny_runs import METHODS, ROOT, commands, in_a_process, small_model, started, tiny, training, write_tiny_demo
 
 from lightning_vos.checkpoint import read_checkpoint
+
+pytestmark = pytest.mark.slow
 
 METHOD, STEPS, EVERY, KILLS = METHODS[-1], 120, 2, 20
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1)

@@ -16,6 +16,8 @@ from packaging.requirements import Requirement
 from lightning_vos.functional import one_hot
 from lightning_vos.official import save_checkpoint
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 
 PROGRAM = """

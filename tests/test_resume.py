@@ -16,6 +16,8 @@ from tiny_runs import METHODS, ROOT, commands, in_a_process, small_model, starte
 
 from lightning_vos.config_errors import option_values
 
+pytestmark = pytest.mark.slow
+
 STEPS = 12
 # Mixed precision where the processor can compute with it, as under make; elsewhere it takes minutes.
 HALF = "bf16-mixed" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "32-true"

@@ -17,6 +17,8 @@ from tiny_runs import METHODS, commands, small_model, started, tiny, training, w
 from callbacks.dry_run import DryRun, fullest
 from lightning_vos.types import Clip, ClipBatch
 
+pytestmark = pytest.mark.slow
+
 METHOD, STEPS = METHODS[-1], 40
 
 

@@ -27,6 +27,8 @@ from lightning_vos.frame_callback import FrameCallback
 from lightning_vos.functional import one_hot
 from lightning_vos.video import Video
 
+pytestmark = pytest.mark.slow
+
 FRAMES = 11
 FAST = "HMMN"
 

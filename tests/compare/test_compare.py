@@ -29,6 +29,8 @@ from lightning_vos.compare.records import Record, read_record, run_names
 from lightning_vos.compare.tables import csv_table, markdown_table
 from lightning_vos.results_folder import ResultsFolder
 
+pytestmark = pytest.mark.slow
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 

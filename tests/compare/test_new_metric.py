@@ -18,6 +18,8 @@ from lightning_vos.compare.page import page
 from lightning_vos.compare.records import read_record
 from lightning_vos.compare.tables import csv_table, markdown_table
 
+pytestmark = pytest.mark.slow
+
 METRIC = '''
 from torchmetrics import MeanMetric
 

@@ -16,6 +16,8 @@ from datamodules.pictures import Pictures
 from datamodules.samplers import ClipKey
 from datamodules.video import MixedClips
 
+pytestmark = pytest.mark.slow
+
 CROP = 24
 
 

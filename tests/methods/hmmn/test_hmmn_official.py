@@ -23,6 +23,8 @@ from lightning_vos.methods.hmmn.memory import KernelSettings
 from lightning_vos.methods.hmmn.official import official_state, sources
 from lightning_vos.released import read_released
 
+pytestmark = pytest.mark.slow
+
 GOLDEN = SHARED / "golden" / "hmmn"
 
 

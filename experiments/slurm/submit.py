@@ -64,6 +64,8 @@ def batch_file(job: Job) -> str:
             if value != str(wanted):
                 raise ValueError(f"--trainer.{option}={value}, but Slurm is asked for {wanted}: set GPUS and NODES")
     folder = job.folder.absolute()
+    if "\\" in str(folder):
+        raise ValueError(f"{folder}: Slurm cannot write to a folder with a backslash in its name; choose another one")
     options = {
         "job-name": re.sub(r"[^\w.-]+", "-", job.name),
         "partition": job.partition,
@@ -133,8 +135,11 @@ def write(path: Path, script: str) -> None:
 
 
 def _header(word: str) -> str:
-    """An option of sbatch, as it reads one from a line of a batch file: no shell, but its own quoting and comments."""
-    return re.sub(r"[^\w@%+=:,./-]", r"\\\g<0>", one_line("sbatch", word))
+    """An option of sbatch, as it reads one from a line of a batch file: quotes as in a shell, but nothing else."""
+    one_line("sbatch", word)
+    if re.fullmatch(r"[\w@%+=:,./-]+", word):
+        return word
+    return '"' + re.sub(r'[\\"]', r"\\\g<0>", word) + '"'
 
 
 def _in_place(word: str) -> str:

@@ -3,7 +3,8 @@
 
 VARIABLES := METHOD DATA DATA_ROOT STAGE RECIPE EXPERIMENTS RUN RUNS CKPT CKPTS WEIGHTS PRECISION ARGS VIDEO MASK OUT DIRECTION \
 	NODES GPUS DEVICES CPUS TIME PARTITION NOTICE AFTER SBATCH SWEEP COUNT AGENT
-# as they were typed: what looks like a variable of Make or of the shell in a path is none
+# as they were typed: what looks like a variable of Make or of the shell in a path is none; those that come from the
+# environment are handed on untouched by Make itself, so nothing here may expand one
 $(foreach v,$(VARIABLES),$(if $(filter command,$(firstword $(origin $(v)))),$(eval export override $(v) := $$(value $(v)))))
 
 PYTHON ?= python3
@@ -29,7 +30,7 @@ $(VENV)/installed: requirements.txt
 	@touch $@
 
 train: $(VENV)/installed ## train METHOD on DATA (STAGE=static|video|all); all: both stages, and eval if the second did not end with one
-ifeq ($(or $(STAGE),all),all)
+ifeq ($(or $(value STAGE),all),all)
 	@$(run) static
 	@$(run) video --from-static
 	@$(run) eval --if-needed

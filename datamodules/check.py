@@ -26,6 +26,7 @@ from datamodules.images import read_image
 from datamodules.layouts import SequenceSet, VideoFiles
 from datamodules.sequences import EvaluationSet
 from datamodules.video import VideoDataModule
+from lightning_vos.command_line import at_home, print_any_letter
 from lightning_vos.types import VOID
 
 _FAULTS = 10  # of one sequence that are listed
@@ -246,7 +247,8 @@ def main(args: Sequence[str] | None = None) -> int:
     parser = ArgumentParser("datamodules.check", description=__doc__)
     parser.add_argument("configs", nargs="+", type=Path, help="files with a section data, as experiments/data/*.yaml")
     parser.add_argument("--root", default="data", help="folder that holds the data sets")
-    given = parser.parse_args(args)
+    given = parser.parse_args([at_home(word) for word in (sys.argv[1:] if args is None else args)])
+    print_any_letter()
     checks: list[Callable[[], Report]] = []
     try:
         for path in given.configs:

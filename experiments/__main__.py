@@ -12,10 +12,12 @@ from collections.abc import Sequence
 from experiments.launch import become, in_turn
 from experiments.options import experiment_of, parse
 from experiments.plan import plan, scored
+from lightning_vos.command_line import print_any_letter
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Parse the command line and run it; a mistake is one line on standard error and exit status 2."""
+    print_any_letter()
     try:
         return _run(parse(sys.argv[1:] if words is None else words, os.environ))
     except (ValueError, OSError) as error:

@@ -8,11 +8,13 @@ from __future__ import annotations
 import argparse
 import shlex
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple, NoReturn
 
 from experiments.compose import Experiment
 from experiments.precision import default_precision, job_precision
-from experiments.search import search_path
+from experiments.search import one_line, search_path
+from lightning_vos.command_line import at_home, each_text
 
 
 class Option(NamedTuple):
@@ -110,8 +112,13 @@ def parse(words: Sequence[str], environ: Mapping[str, str]) -> argparse.Namespac
         words[2:2] = ["--"]
     end = words.index("--") if "--" in words else len(words)
     args = _parser(environ).parse_args(words[:end])
-    args.options = (*shlex.split(environ.get("ARGS", "")), *words[end + 1 :])
-    return args
+    args.options = [*_split("args", environ.get("ARGS", "")), *words[end + 1 :]]
+    for name in ("sbatch", "agent"):
+        if name in args:
+            setattr(args, name, _split(name, getattr(args, name) or ""))
+    for name, value in vars(args).items():
+        each_text(value, partial(one_line, name))
+    return each_text(args, at_home)
 
 
 def experiment_of(args: argparse.Namespace) -> Experiment:
@@ -126,7 +133,7 @@ def experiment_of(args: argparse.Namespace) -> Experiment:
     return Experiment(
         recipe=None if recipe is None else tuple(recipe.split()),
         precision=precision,
-        options=args.options,
+        options=tuple(args.options),
         search=search_path(given.get("experiments", "")),
         **chosen,
     )
@@ -146,7 +153,7 @@ def _parser(environ: Mapping[str, str]) -> Parser:
         for name in names:
             _add(part, name, environ, positional=name == "method" and command != "compare")
         if command == "compare":
-            given = shlex.split(environ.get("CKPTS", ""))
+            given = _split("ckpts", environ.get("CKPTS", ""))
             part.add_argument("ckpts", nargs="*", default=given, metavar="CKPTS", help="PATH or NAME=PATH")
         if command == "video":
             part.add_argument("--from-static", action="store_true", help="from the weights of its own stage one")
@@ -154,6 +161,18 @@ def _parser(environ: Mapping[str, str]) -> Parser:
             part.add_argument("--if-needed", action="store_true", help="unless stage two ended with an evaluation")
         part.add_argument("--print", action="store_true", dest="only_print", help="print the command, run nothing")
     return parser
+
+
+def _split(name: str, text: str) -> list[str]:
+    """Words, as a shell would split them.
+
+    Raises:
+        ValueError: a quotation mark that is not closed.
+    """
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise ValueError(f"{name}={text!r}: {str(error).lower()}; put quotes around what belongs together") from error
 
 
 def _add(parser: argparse.ArgumentParser, name: str, environ: Mapping[str, str], positional: bool) -> None:

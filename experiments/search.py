@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -29,6 +30,17 @@ def one_of(what: str, value: str, choices: Iterable[str]) -> None:
     names = sorted(set(choices))
     if value not in names:
         raise ValueError(f"{what}={value}: choose from {', '.join(names) or 'nothing, there is none'}")
+
+
+def one_line(what: str, value: str) -> str:
+    """The value, unless it would break a line: it may stand in a comment of a batch file, or in a log.
+
+    Raises:
+        ValueError: it holds a line break or another control character.
+    """
+    if re.search(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", value):
+        raise ValueError(f"{what}={value!r}: holds a line break or another control character; take it out")
+    return value
 
 
 def method_folder(name: str, search: Iterable[Path], stage: str = "") -> Path:

@@ -107,9 +107,7 @@ def check_method(checkpoint: dict[str, Any], module: nn.Module, what: str, other
     """
     method = checkpoint.get("method", type(module).__name__)
     if method not in (type(module).__name__, *others):
-        raise ValueError(
-            f"{what} belongs to {method}, not to {type(module).__name__}: choose --model to match"
-        )
+        raise ValueError(f"{what} belongs to {method}, not to {type(module).__name__}: choose --model to match")
 
 
 def read_file(path: str, kind: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import is_dataclass
 from importlib import import_module
 from pathlib import Path
 
@@ -12,6 +13,9 @@ import yaml
 from lightning_vos.checkpoint import read_checkpoint
 from lightning_vos.config_errors import option_values
 from lightning_vos.discovery import find
+from lightning_vos.settings import parameters
+
+_MARKED = "$\N{WORD JOINER}{"  # for ${ in a checkpoint, which the parser of configurations would fill in
 
 
 def with_settings_of(args: Sequence[str]) -> list[str]:
@@ -20,7 +24,8 @@ def with_settings_of(args: Sequence[str]) -> list[str]:
     So ``validate --ckpt_path=X`` builds the network that X was trained as, and ``--model.top_k=30`` still changes it.
 
     Raises:
-        ValueError: the checkpoint cannot be read, or belongs to another method than the configuration names.
+        ValueError: the checkpoint cannot be read, its settings are no plain values, or it belongs to another
+            method than the configuration names.
         FileNotFoundError: there is no such checkpoint.
     """
     args = list(args)
@@ -44,9 +49,24 @@ def with_settings_of(args: Sequence[str]) -> list[str]:
             )
     if class_path == f"lightning_vos.{method}":
         find(method, path)
-    model = {"model": {"class_path": class_path, "init_args": checkpoint["hyper_parameters"]}}
+    settings = checkpoint["hyper_parameters"]
+    if not isinstance(settings, dict):
+        raise ValueError(f"{path}: its settings are no names with values; it is damaged or something else")
+    known = parameters(getattr(import_module(class_path.rpartition(".")[0]), method))
+    for name, value in settings.items():
+        if name in known and is_dataclass(known[name].default) and not isinstance(value, dict):
+            raise ValueError(f"{path}: its setting {name} is {value!r}, not settings of that part; it is damaged")
+    try:
+        text = json.dumps({"model": {"class_path": class_path, "init_args": settings}}).replace("${", _MARKED)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: its settings are no plain values ({error}); it is damaged") from error
     end = files[-1][0] if files else 1
-    return [*args[:end], "--config", json.dumps(model), *args[end:]]
+    return [*args[:end], "--config", text, *args[end:]]
+
+
+def as_saved(text: str) -> str:
+    """Text of a configuration or a message without the marks that :func:`with_settings_of` has set in it."""
+    return text.replace(_MARKED, "${")
 
 
 def _starts_from(class_path: str) -> tuple[str, ...]:
@@ -63,5 +83,5 @@ def _class_path(file: str) -> str | None:
     try:
         config = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
         return str(config["model"]["class_path"])
-    except (OSError, yaml.YAMLError, KeyError, TypeError):
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError):
         return None

@@ -18,7 +18,8 @@ from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from lightning_vos.checkpoint import check_method, read_checkpoint
-from lightning_vos.checkpoint_settings import with_settings_of
+from lightning_vos.checkpoint_settings import as_saved, with_settings_of
+from lightning_vos.command_line import at_home, each_text, print_any_letter
 from lightning_vos.config_errors import explain
 from lightning_vos.module import VOSModule
 from lightning_vos.processes import offer_processes
@@ -58,7 +59,8 @@ class VOSCLI(LightningCLI):
                 commands = ", ".join(self._subcommand_parsers)
                 raise ValueError(f"no command given; start with one of {commands}, then the options") from error
             options = self._subcommand_parsers[words[0]]._option_string_actions
-            raise ValueError(explain(str(error), words, options)) from error
+            raise ValueError(as_saved(explain(str(error), words, options))) from error
+        each_text(self.config, lambda text: at_home(as_saved(text)))
 
     def _parse_ckpt_path(self) -> None:
         """Not Lightning's way, where a checkpoint's settings beat the command line; see :func:`with_settings_of`."""
@@ -179,7 +181,7 @@ def main(args: Sequence[str] | None = None) -> VOSCLI:
             **strict,
             **{name: strict for name in VOSCLI.subcommands()},
         },
-        args=with_settings_of([_null(word) for word in (sys.argv[1:] if args is None else args)]),
+        args=with_settings_of([at_home(_null(word)) for word in (sys.argv[1:] if args is None else args)]),
     )
 
 
@@ -193,6 +195,7 @@ def run(command: Callable[[], object] = main) -> None:
 
     The status is 1 when some of several videos could not be segmented.
     """
+    print_any_letter()
     try:
         command()
     except UnfinishedVideos as error:

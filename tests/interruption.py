@@ -22,8 +22,8 @@ class Interruption(FrameCallback):
 
     By SIGKILL, or the signal that ``VOS_TEST_SIGNAL`` names.
 
-    Written to ``default_root_dir``: ``clips.txt`` with step and checksum of every batch, and ``validations.txt`` with
-    the step of every validation that was finished.
+    Written to ``default_root_dir``: ``clips.txt`` with step and checksum of every batch, of rank 1 ``clips-1.txt``; and
+    ``validations.txt`` with the step of every validation that was finished.
     """
 
     def __init__(self) -> None:
@@ -34,7 +34,8 @@ class Interruption(FrameCallback):
         self, trainer: Trainer, pl_module: LightningModule, batch: ClipBatch, batch_idx: int
     ) -> None:
         checksum = zlib.crc32(batch.frames.cpu().numpy().tobytes() + batch.masks.cpu().numpy().tobytes())
-        _note(trainer, "clips.txt", f"{trainer.global_step + 1} {checksum}")
+        name = f"clips-{trainer.global_rank}.txt" if trainer.global_rank else "clips.txt"
+        _note(trainer, name, f"{trainer.global_step + 1} {checksum}")
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: ClipBatch, batch_idx: int
@@ -48,7 +49,8 @@ class Interruption(FrameCallback):
             self._perhaps("validate", trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        _note(trainer, "validations.txt", f"{trainer.global_step}")
+        if trainer.is_global_zero:
+            _note(trainer, "validations.txt", f"{trainer.global_step}")
 
     def _perhaps(self, moment: str, trainer: Trainer) -> None:
         if (moment, trainer.global_step) == (self.moment, self.at):
@@ -56,9 +58,8 @@ class Interruption(FrameCallback):
 
 
 def _note(trainer: Trainer, name: str, line: str) -> None:
-    if trainer.is_global_zero:
-        with (Path(trainer.default_root_dir) / name).open("a") as file:
-            file.write(f"{line}\n")
+    with (Path(trainer.default_root_dir) / name).open("a") as file:
+        file.write(f"{line}\n")
 
 
 def differences(one: Any, other: Any, path: str = "") -> list[str]:

@@ -15,8 +15,9 @@ from experiments.launch import become
 from experiments.options import experiment_of
 from experiments.plan import plan
 from experiments.search import one_of, shown
-from experiments.slurm.submit import Job, batch_file, filled, submit
+from experiments.slurm.submit import Job, batch_file, filled, submit, write
 from lightning_vos.atomic import unfinished
+from lightning_vos.names import component
 
 STAGES = ("static", "video", "all")  # of a trial; all is video
 
@@ -39,12 +40,12 @@ def agents(args: Namespace) -> int:
     """An array of jobs, each of which asks W&B for one trial; what they have in common is in their environment.
 
     Raises:
-        ValueError: there is no sweep, or no such stage.
+        ValueError: there is no sweep, or no such stage, or its id is no name of a folder.
     """
     if not args.sweep:
         raise ValueError("sweep is empty: give entity/project/id, as make sweep prints it")
     one_of("stage", args.stage, STAGES)
-    e, sweep = experiment_of(args), args.sweep.rpartition("/")[2]
+    e, sweep = experiment_of(args), component(args.sweep.rpartition("/")[2], "sweep")
     settings = {
         "STAGE": "video" if args.stage == "all" else args.stage,
         "DATA": e.data,
@@ -57,7 +58,7 @@ def agents(args: Namespace) -> int:
         "ARGS": shlex.join(e.options),
     }
     environment = [f"{name}={value}" for name, value in settings.items() if value is not None]
-    agent = shlex.split(args.agent) or [str(shown(Path(sys.executable))), *["-m", "wandb", "agent", "--count", "1"]]
+    agent = [*args.agent] or [str(shown(Path(sys.executable))), *["-m", "wandb", "agent", "--count", "1"]]
     job = Job(
         folder=Path(e.runs) / "sweeps" / sweep,
         name=f"sweep-{sweep}",
@@ -74,14 +75,14 @@ def trial(args: Namespace) -> int:
     """A trial, in ``<runs>/sweeps/<sweep>/<id>``: in a job by srun, from a script that goes on with it; else here.
 
     Raises:
-        ValueError: W&B has not named the trial.
+        ValueError: W&B has not named the trial, or not so that a folder can be.
     """
     for name in ("WANDB_SWEEP_ID", "WANDB_RUN_ID"):
         if name not in os.environ:
             raise ValueError(f"{name} is not set: a trial is started by an agent of W&B, see docs/cluster.md")
     one_of("stage", args.stage, STAGES)
-    name = f"sweeps/{os.environ['WANDB_SWEEP_ID']}/{os.environ['WANDB_RUN_ID']}"
-    e = replace(experiment_of(args), run=name)
+    sweep, run_id = (component(os.environ[name], name) for name in ("WANDB_SWEEP_ID", "WANDB_RUN_ID"))
+    e = replace(experiment_of(args), run=f"sweeps/{sweep}/{run_id}")
     run = compose(e, "video" if args.stage == "all" else args.stage)
     script = os.environ.get("TRIAL")
     if not script:
@@ -91,11 +92,11 @@ def trial(args: Namespace) -> int:
     variables = {k: v for k, v in os.environ.items() if k.startswith("WANDB_") and k != "WANDB_API_KEY"}
     values = {"WANDB": shlex.join(f"{name}={value}" for name, value in variables.items())}
     with unfinished(script) as beside:
-        beside.write_text(filled("trial.sh", run.folder, [*run.command, *tasks], values), encoding="utf-8")
+        write(beside, filled("trial.sh", run.folder, [*run.command, *tasks], values))
     become(["bash", script])
 
 
 def _asked(args: Namespace) -> dict[str, Any]:
     names = ("nodes", "gpus", "cpus", "time", "partition", "notice")
     devices = args.devices or args.gpus or 1
-    return {"devices": devices, "options": shlex.split(args.sbatch), **{name: getattr(args, name) for name in names}}
+    return {"devices": devices, "options": args.sbatch, **{name: getattr(args, name) for name in names}}

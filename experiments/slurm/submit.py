@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.launch import ENVIRONMENT
+from experiments.search import one_line
 from lightning_vos.atomic import unfinished
 
 HERE = Path(__file__).resolve().parent
@@ -55,13 +56,16 @@ def batch_file(job: Job) -> str:
     """The batch file of a job.
 
     Raises:
-        ValueError: the command names other numbers of devices or nodes than Slurm is asked for.
+        ValueError: the command names other numbers of devices or nodes than Slurm is asked for, or a value would
+            break a line of the file.
     """
     for option, wanted in (("devices", job.devices), ("num_nodes", job.nodes)):
         for value in [word.partition("=")[2] for word in job.command if word.startswith(f"--trainer.{option}=")]:
             if value != str(wanted):
                 raise ValueError(f"--trainer.{option}={value}, but Slurm is asked for {wanted}: set GPUS and NODES")
     folder = job.folder.absolute()
+    if "\\" in str(folder):
+        raise ValueError(f"{folder}: Slurm cannot write to a folder with a backslash in its name; choose another one")
     options = {
         "job-name": re.sub(r"[^\w.-]+", "-", job.name),
         "partition": job.partition,
@@ -73,13 +77,13 @@ def batch_file(job: Job) -> str:
         "signal": f"USR1@{job.notice}",
         "requeue": True,
         "open-mode": "append",
-        "output": shlex.quote(str(folder / ("slurm-%A_%a.log" if job.array else "slurm-%j.log"))),
+        "output": f"{folder}/".replace("%", "%%") + ("slurm-%A_%a.log" if job.array else "slurm-%j.log"),
         "array": f"1-{job.array}" if job.array else None,
         "dependency": f"afterok:{job.after}" if job.after else None,
         "kill-on-invalid-dep": "yes" if job.after else None,
     }
-    lines = [f"#SBATCH --{k}" if v is True else f"#SBATCH --{k}={v}" for k, v in options.items() if v]
-    lines += [f"#SBATCH {option}" for option in job.options]
+    asked = [f"--{name}" if value is True else f"--{name}={value}" for name, value in options.items() if value]
+    lines = [f"#SBATCH {_header(word)}" for word in (*asked, *job.options)]
     words = [word for word in job.command if not word.startswith(("--trainer.devices=", "--trainer.num_nodes="))]
     if not job.array:
         words += [f"--trainer.devices={job.devices}", f"--trainer.num_nodes={job.nodes}"]
@@ -89,8 +93,10 @@ def batch_file(job: Job) -> str:
 
 def filled(template: str, folder: Path, words: Sequence[str], values: Mapping[str, str]) -> str:
     """A template of this folder with the folder of the run, the command and other values in place."""
+    for what, text in (("folder", str(folder)), ("working directory", str(Path.cwd()))):
+        one_line(what, text)
     values = {
-        "FOLDER": shlex.quote(str(folder)),
+        "FOLDER": shlex.quote(str(folder.absolute())),
         "COMMAND": "".join(_in_place(word) for word in words).strip(),
         "ENVIRONMENT": shlex.join(f"{name}={value}" for name, value in ENVIRONMENT.items()),
         "SLURM": shlex.quote(str(HERE)),
@@ -106,9 +112,9 @@ def submit(job: Job) -> str:
     Raises:
         ValueError: Slurm refused it, or is not here.
     """
-    path, text = job.folder / "job.sbatch", batch_file(job)
+    path, text = job.folder.absolute() / "job.sbatch", batch_file(job)
     with unfinished(path) as beside:
-        beside.write_text(text, encoding="utf-8")
+        write(beside, text)
     try:
         done = subprocess.run(["sbatch", "--parsable", str(path)], capture_output=True, text=True, check=False)
     except FileNotFoundError as error:
@@ -121,6 +127,19 @@ def submit(job: Job) -> str:
     number = done.stdout.strip().partition(";")[0]
     sys.stderr.write(f"job {number}: {path}\n")
     return number
+
+
+def write(path: Path, script: str) -> None:
+    """A script, with names of files that are not UTF-8 as they are."""
+    path.write_text(script, encoding="utf-8", errors="surrogateescape")
+
+
+def _header(word: str) -> str:
+    """An option of sbatch, as it reads one from a line of a batch file: quotes as in a shell, but nothing else."""
+    one_line("sbatch", word)
+    if re.fullmatch(r"[\w@%+=:,./-]+", word):
+        return word
+    return '"' + re.sub(r'[\\"]', r"\\\g<0>", word) + '"'
 
 
 def _in_place(word: str) -> str:

@@ -13,6 +13,7 @@ from rich.console import Console
 from lightning_vos.atomic import unfinished
 from lightning_vos.checkpoint import read_checkpoint
 from lightning_vos.cli import run
+from lightning_vos.command_line import at_home
 from lightning_vos.compare.page import page
 from lightning_vos.compare.records import Record, read_record, run_names
 from lightning_vos.compare.tables import csv_table, markdown_table
@@ -64,7 +65,7 @@ def main(args: Sequence[str] | None = None) -> None:
     Raises:
         ValueError, FileNotFoundError: see :func:`compare`.
     """
-    words = list(sys.argv[1:] if args is None else args)
+    words = [at_home(word) for word in (sys.argv[1:] if args is None else args)]
     end = words.index("--") if "--" in words else len(words)
     parser = ArgumentParser("lightning_vos.compare", description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("checkpoints", nargs="*", help="PATH or NAME=PATH; the name is what the tables say")

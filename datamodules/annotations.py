@@ -24,7 +24,7 @@ DAVIS_COLOURS = {
 _MANY = 32  # more of them, not of that palette, are soft edges
 
 Key = int | str  # an id, a colour, or the name of an object
-Given = Path | list[Path] | list[dict[str, Any]]  # labels; one picture per object; run-length codes
+Given = Path | dict[Key, Path] | list[dict[str, Any]]  # labels; a picture of each object; run-length codes
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,14 @@ class Annotation:
     keys: list[Key]
 
 
-def read_annotation(mask: Path, given: Given, size: tuple[int, int]) -> Annotation:
+def read_annotation(mask: Path, given: Given, size: tuple[int, int], may_be_empty: bool = False) -> Annotation:
     """Read what is given on a frame; the rules are those of :func:`~datamodules.prompts.read_prompts`.
 
     Args:
         mask: file or folder that it was found in.
         given: a picture of labels, pictures of one object each, or run-length codes.
         size: ``(H, W)`` of the video.
+        may_be_empty: nothing needs to be on the mask, or on that of an object: in ground truth, objects leave.
 
     Raises:
         FileNotFoundError: a file is gone.
@@ -56,10 +57,14 @@ def read_annotation(mask: Path, given: Given, size: tuple[int, int]) -> Annotati
     """
     if isinstance(given, Path):
         where, annotation = given, _labels(given, size)
+    elif isinstance(given, dict):
+        first, *_, last = (*given.values(), *given.values())
+        where = first.parent if first.parent == last.parent else mask
+        annotation = _stacked(where, list(given.values()), list(given), size, may_be_empty)
     else:
-        where = mask if isinstance(given[0], dict) else given[0].parent
-        annotation = _stacked(where, given, size)
-    if not annotation.keys:
+        keys = [_key(entry, place) for place, entry in enumerate(given, 1)]
+        where, annotation = mask, _stacked(mask, given, keys, size, may_be_empty)
+    if not annotation.keys and not may_be_empty:
         raise ValueError(f"{where}: the mask is empty; mark every object to follow with an id from 1 to {MOST}")
     return annotation
 
@@ -105,9 +110,10 @@ def _values(path: Path, size: tuple[int, int]) -> tuple[np.ndarray, bool]:
     return np.where(values > 0, values + COLOUR, 0), False
 
 
-def _stacked(where: Path, given: Sequence[Path | dict[str, Any]], size: tuple[int, int]) -> Annotation:
+def _stacked(
+    where: Path, given: Sequence[Path | dict[str, Any]], keys: list[Key], size: tuple[int, int], may_be_empty: bool
+) -> Annotation:
     """One picture or code per object; where they overlap, the smaller one is seen."""
-    keys = [_key(entry, place) for place, entry in enumerate(given, 1)]
     if len(set(keys)) < len(keys):
         twice = next(key for key in keys if keys.count(key) > 1)
         raise ValueError(f"{where}: two masks of object {twice} on one frame; keep one of the two")
@@ -116,7 +122,7 @@ def _stacked(where: Path, given: Sequence[Path | dict[str, Any]], size: tuple[in
     areas: dict[int, int] = {}
     for label, entry in enumerate(given, 1):
         areas[label] = int(np.count_nonzero(_object(where, entry, size)))
-        if not areas[label]:
+        if not areas[label] and not may_be_empty:
             name = entry if isinstance(entry, Path) else f"{where}, object {keys[label - 1]}"
             raise ValueError(f"{name}: the mask is empty; mark the object or leave it out")
     labels = np.zeros(size, dtype=np.uint8)
@@ -146,10 +152,8 @@ def check_suffix(path: Path) -> None:
         )
 
 
-def _key(entry: Path | dict[str, Any], place: int) -> Key:
-    if isinstance(entry, dict):
-        return int(entry.get("track_id", place))
-    return int(entry.stem) if entry.stem.isdecimal() and 1 <= int(entry.stem) <= MOST else entry.stem
+def _key(entry: dict[str, Any], place: int) -> Key:
+    return int(entry.get("track_id", place))
 
 
 def _object(where: Path, entry: Path | dict[str, Any], size: tuple[int, int]) -> np.ndarray:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from datamodules.images import IMAGE_SUFFIXES, image_size, read_image, read_labels, resize_labels
+from datamodules.listing import FOREIGN, walk
 from lightning_vos.types import VOID
 
 MASK_SUFFIXES = (".png",)
@@ -187,8 +188,10 @@ def _directory(path: Path) -> Path:
 
 def _by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
     found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in suffixes and not path.name.startswith("."):
+    for path in walk(folder):
+        if path.suffix.lower() in FOREIGN:
+            raise ValueError(f"{path}: a {path.suffix} picture is not read; save it as png, or move it elsewhere")
+        if path.suffix.lower() in suffixes:
             stem = path.relative_to(folder).with_suffix("").as_posix()
             if stem in found:
                 raise ValueError(f"{path}: {found[stem].name} has the same name; keep one of the two")

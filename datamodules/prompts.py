@@ -14,13 +14,26 @@ from datamodules.annotations import (
     COLOUR,
     DAVIS_COLOURS,
     MOST,
-    PICTURES,
     SUFFIXES,
     Given,
     Key,
     check_suffix,
     read_annotation,
 )
+from datamodules.frame_names import FrameNames, frame_number, natural
+from datamodules.mask_folder import MaskFolder, find_masks_of_frames
+
+_NAMED = 6  # frames that a line tells of
+
+
+class Prompts(dict[int, np.ndarray]):
+    """Frame number -> ``(H, W)`` uint8 ids, 0 where nothing is given.
+
+    Attributes:
+        words: which objects start on which frames, from which files, in one line.
+    """
+
+    words = ""
 
 
 def read_prompts(
@@ -29,7 +42,8 @@ def read_prompts(
     size: tuple[int, int],
     default: int = 0,
     asked: Sequence[str] | None = None,
-) -> dict[int, np.ndarray]:
+    said: bool = False,
+) -> Prompts:
     """Read the masks that were asked for, and no other file.
 
     ``mask`` is one of
@@ -37,9 +51,10 @@ def read_prompts(
     * a picture (png, bmp) of labels: palette indices or grey ids, 0 is background, 255 void; a picture of 0 and 255
       (or of one grey) shows one object; in an RGB picture every colour but black is an object, and where all colours
       are of the DAVIS palette they stand for its indices; what is transparent is background;
-    * a folder of such pictures, each named as the frame that it belongs to;
-    * a folder of pictures of one object each (all that is not 0), or a folder of such folders, named as their frames.
-      A file name from 1 to 254 is the object's id. Where objects overlap the smaller one is seen;
+    * a folder of such pictures, each named as the frame that it belongs to, or with its number;
+    * a folder of pictures of one object each (all that is not 0), named otherwise; or folders of such pictures, one for
+      each frame (``00000/2.png``) or one for each object (``002/00000.png``). A name from 1 to 254 is the object's id,
+      unless one of them is 0. Where objects overlap the smaller one is seen;
     * a JSON file of COCO run-length codes (or polygons): one, a list, or a COCO data set. ``frame`` of an entry, or
       the file name of its image, says the frame, ``track_id`` the id of the object.
 
@@ -52,46 +67,82 @@ def read_prompts(
         size: ``(H, W)`` of the video.
         default: frame of a mask that names none.
         asked: names of the frames whose masks are read where there are several; ``None``: the first one alone, since
-            a folder of all masks is usually ground truth; ``["all"]``: every one.
+            a folder of all masks is usually ground truth; ``["all"]``: every one, also where objects have left.
+        said: whether the user has named the frame ``default``.
 
     Returns:
-        Frame number -> ``(H, W)`` uint8 ids, 0 where nothing is given.
+        The masks by frame, and a line that says what they are.
 
     Raises:
         FileNotFoundError: there is no such mask.
-        ValueError: it shows no object or too many, is of another size, or cannot be understood.
+        ValueError: it shows no object or too many, is of another size, belongs to no frame, or cannot be understood.
     """
     if not mask.exists():
         raise FileNotFoundError(f"{mask}: no such mask; give the mask of the first frame, or a folder of masks")
-    found = _found(mask, frame_names, default)
+    folder = _found(mask, frame_names, default, said)
+    found, is_all = folder.given, list(asked or ()) == ["all"]
+    if folder.strays and (is_all or not found):
+        raise ValueError(
+            f"{folder.strays[0]}: the video has no such frame, only {frame_names[0]} to {frame_names[-1]}; name the "
+            f"mask as its frame is named, or remove it ({len(folder.strays)} such)"
+        )
     if not found:
         raise ValueError(f"{mask}: no mask in it; masks are {', '.join(SUFFIXES)} files")
-    annotations = {t: read_annotation(mask, found[t], size) for t in _chosen(mask, found, frame_names, asked)}
+    chosen = _chosen(mask, found, frame_names, asked)
+    annotations = {t: read_annotation(mask, found[t], size, is_all or folder.by_object) for t in chosen}
     ids = _numbered(mask, {key for annotation in annotations.values() for key in annotation.keys})
-    return {
-        t: np.array([0, *(ids[key] for key in annotation.keys)], dtype=np.uint8)[annotation.labels]
-        for t, annotation in annotations.items()
-    }
+    prompts = Prompts()
+    for t, annotation in annotations.items():
+        if annotation.labels.any():
+            prompts[t] = np.array([0, *(ids[key] for key in annotation.keys)], dtype=np.uint8)[annotation.labels]
+    if not prompts:
+        raise ValueError(f"{mask}: the masks of {len(chosen)} frames are empty; mark every object to follow")
+    prompts.words = _words(prompts, {t: _files(mask, found[t]) for t in prompts}, ids, frame_names)
+    if asked is None and len(found) > 1:
+        prompts.words += f"; {len(found) - 1} more frames have masks that are not read (--data.masks=all reads them)"
+    if folder.strays:
+        prompts.words += f"; {len(folder.strays)} files are of no frame, such as {folder.strays[0].name}"
+    return prompts
 
 
-def frame_number(name: str, frame_names: Sequence[str]) -> int | None:
-    """Number of the frame called ``name``: the very name, or else the same number (7 for 00007); ``None``: no such."""
-    if name in frame_names:
-        return frame_names.index(name)
-    if not name.isdecimal():
-        return None
-    same = [t for t, other in enumerate(frame_names) if other.isdecimal() and int(other) == int(name)]
-    return same[0] if len(same) == 1 else None
+def _words(prompts: Prompts, files: dict[int, str], ids: dict[Key, int], frame_names: Sequence[str]) -> str:
+    """Which objects start on which frames, from which files."""
+    names = {id_: key for key, id_ in ids.items() if key != id_}
+    seen: set[int] = set()
+    parts: list[str] = []
+    for t in sorted(prompts):
+        new = [int(id_) for id_ in np.unique(prompts[t]) if id_ and id_ not in seen]
+        seen.update(new)
+        if not new:
+            continue
+        called = ", ".join(f"{id_} ({_called(names[id_])})" if id_ in names else str(id_) for id_ in new)
+        some, verb = ("object", "starts") if len(new) == 1 else ("objects", "start")
+        parts.append(f"{some} {called} {verb} on frame {frame_names[t]} ({files[t]})")
+    more = [f"and {len(parts) - _NAMED} more frames"] if len(parts) > _NAMED else []
+    return "; ".join(parts[:_NAMED] + more)
+
+
+def _files(mask: Path, given: Given) -> str:
+    """The files of a frame, as seen from where the masks lie."""
+    if isinstance(given, list):
+        return mask.name
+    paths = [given] if isinstance(given, Path) else list(given.values())
+    names = [path.relative_to(mask.parent).as_posix() for path in paths[:_NAMED]]
+    return ", ".join(names) + (f" and {len(paths) - _NAMED} more" if len(paths) > _NAMED else "")
+
+
+def _called(key: Key) -> str:
+    return key if isinstance(key, str) else f"#{key - COLOUR:06x}"
 
 
 # ---------------------------------------------------------------- which frames have masks
 
 
-def _found(mask: Path, frame_names: Sequence[str], default: int) -> dict[int, Given]:
-    """What lies where: frame number -> what is given there, none of it read (but a JSON file)."""
+def _found(mask: Path, frame_names: Sequence[str], default: int, said: bool) -> MaskFolder:
+    """What lies where, none of it read (but a JSON file)."""
     if mask.is_file():
         if mask.suffix.lower() == ".json":
-            return _codes(mask, frame_names, default)
+            return MaskFolder(_codes(mask, frame_names, default))
         check_suffix(mask)
         named = frame_number(mask.stem, frame_names)
         if named is None and mask.stem.isdecimal():
@@ -99,28 +150,8 @@ def _found(mask: Path, frame_names: Sequence[str], default: int) -> dict[int, Gi
                 f"{mask}: the video has no frame {mask.stem}, only {frame_names[0]} to {frame_names[-1]}; name the "
                 "mask as its frame is named, or without a number"
             )
-        return {default if named is None else named: mask}
-    numbers = {name: t for t, name in enumerate(frame_names)}
-    found: dict[int, Given] = {}
-    objects: list[Path] = []
-    for path in sorted(mask.iterdir()):
-        if path.name.startswith(".") or (path.is_file() and path.suffix.lower() not in PICTURES):
-            continue
-        t = numbers.get(path.name if path.is_dir() else path.stem)
-        if t is None:
-            objects += [path] if path.is_file() else []
-        elif t in found:
-            raise ValueError(f"{path}: another mask of frame {path.stem} lies beside it; keep one of the two")
-        else:
-            found[t] = path if path.is_file() else _pictures(path)
-    return found or ({default: objects} if objects else {})
-
-
-def _pictures(folder: Path) -> list[Path]:
-    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURES and not p.name.startswith("."))
-    if not paths:
-        raise ValueError(f"{folder}: no mask in it; put a picture of every object there, or remove the folder")
-    return paths
+        return MaskFolder({default if named is None else named: mask})
+    return find_masks_of_frames(mask, FrameNames(frame_names), default if said else None)
 
 
 def _codes(path: Path, frame_names: Sequence[str], default: int) -> dict[int, Given]:
@@ -169,7 +200,7 @@ def _numbered(mask: Path, keys: Iterable[Key]) -> dict[Key, int]:
     ids: dict[Key, int] = {key: key for key in keys if isinstance(key, int) and key < COLOUR}
     if wrong := [key for key in ids.values() if not 1 <= key <= MOST]:
         raise ValueError(f"{mask}: id {wrong[0]}; ids are 1 to {MOST}, one for each object")
-    others = sorted(keys - ids.keys(), key=lambda key: (isinstance(key, str), key))
+    others = sorted(keys - ids.keys(), key=lambda key: (isinstance(key, str), natural(str(key))))
     if all(key in DAVIS_COLOURS for key in others):
         return ids | {key: DAVIS_COLOURS[key] for key in others if isinstance(key, int)}
     free = [id_ for id_ in range(1, MOST + 1) if id_ not in ids.values()]

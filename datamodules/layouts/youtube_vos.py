@@ -10,6 +10,7 @@ from pathlib import Path
 
 from datamodules.layouts.sequence_set import Readers, SequenceSet, find_frames, find_masks, nowhere
 from datamodules.layouts.video_files import VideoFiles
+from datamodules.listing import folders
 
 BASES = ("", "all_frames", "YouTube", "YouTube/all_frames", "YouTubeVOS", "YouTubeVOS/all_frames")
 
@@ -49,7 +50,7 @@ class YouTubeVOSSet(SequenceSet):
         meta = None
         if (source / "meta.json").is_file():
             meta = json.loads((source / "meta.json").read_text(encoding="utf-8"))["videos"]
-        names = sorted(meta) if meta else sorted(p.name for p in (base / "JPEGImages").iterdir() if p.is_dir())
+        names = sorted(meta or (path.name for path in folders(base / "JPEGImages")))
         objects = {} if meta is None or self.single_object else meta
         return {name: partial(self._video, base, source, name, objects.get(name)) for name in names}
 

@@ -31,9 +31,9 @@ class DavisSet(SequenceSet):
     """Sequences in the layout of DAVIS.
 
     ``JPEGImages/<resolution>/<sequence>/<frame>.jpg``, ``Annotations/<resolution>/<sequence>/<frame>.png``, names of
-    the sequences in ``ImageSets/<year>/<split>.txt``, one a line. Found in ``root`` itself, in ``DAVIS``,
-    ``DAVIS/<year>``, ``DAVIS/<year>/trainval``, ``DAVIS/<year>/test-dev`` or ``datasets/DAVIS`` below it. All objects start on the first
-    frame; the other frames are all annotated, or none is (test-dev).
+    the sequences, one a line, in ``ImageSets/<year>/<split>.txt``. Found in ``root`` itself, in ``DAVIS``,
+    ``DAVIS/<year>``, ``DAVIS/<year>/trainval``, ``DAVIS/<year>/test-dev`` or ``datasets/DAVIS`` below it. All objects
+    start on the first frame; the other frames are all annotated, or none is (test-dev).
 
     Args:
         root: folder of the set, relative to the data module's ``root``.

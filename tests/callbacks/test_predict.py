@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -238,7 +239,7 @@ def test_bad_videos_do_not_stop_the_others(
     frames, labels = moving_square(4)
     videos, masks = tmp_path / "videos", tmp_path / "masks"
     good, bad = ["a", "b", "c", "d", "e", "f", "g"], ["cut", "half", "lone", "none", "turns"]
-    for name in good[:4] + ["none"]:
+    for name in [*good[:4], "none"]:
         write_movie(videos / f"{name}.mp4", frames)
     for name in (*good[4:], "half", "lone"):
         write_frames(videos / name, frames, suffix=".jpg")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from datamodules.layouts.video_files import VideoFiles
+from lightning_vos.names import component
 
 FRAME_SUFFIXES = (".jpg", ".jpeg", ".png")
 
@@ -60,11 +61,13 @@ class SequenceSet(ABC):
 
         Raises:
             FileNotFoundError: no data in any of the places tried, or a list is missing.
-            ValueError: the split is empty.
+            ValueError: the split is empty, or a name on its list is not that of a folder.
         """
         found = self.find(root / self.root, dense)
         if not found:
             raise ValueError(f"{root / self.root}: split {self.split!r} is empty; check its list or folder")
+        for name in found:  # masks are written to folders of these names
+            component(name, f"{root / self.root}, split {self.split!r}")
         return found
 
     def videos(self, root: Path, dense: bool = False) -> list[VideoFiles]:

@@ -19,7 +19,7 @@ from datamodules.annotations import SUFFIXES
 from datamodules.images import IMAGE_SUFFIXES
 from datamodules.movies import MOVIE_SUFFIXES, Movie, natural, open_movie
 from datamodules.prompts import frame_number, read_prompts
-from lightning_vos.video import Footage, Video
+from lightning_vos.video import Footage, Video, why
 
 Direction = Literal["forward", "backward", "both"]
 
@@ -93,11 +93,11 @@ class PredictDataModule(LightningDataModule):
                     raise ValueError(f"{path}: another video is called {take.name}; rename one of the two")
                 take.footage()  # only a check: the masks of all videos at once might not fit into memory
                 self._takes.append(take)
-            except (ValueError, OSError) as error:
+            except Exception as error:  # whatever it is, the other videos are not to blame
                 if not several:
                     raise
-                self.problems[path.name] = str(error)
-                rank_zero_warn(f"{path.name}: {error}; the other videos are segmented")
+                self.problems[path.name] = why(error)
+                rank_zero_warn(f"{path.name}: {why(error)}; the other videos are segmented")
 
     def predict_dataloader(self) -> DataLoader[Footage]:
         """The videos, one at a time; they decode their own frames ahead.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 _EBML, _SEGMENT = bytes.fromhex("1A45DFA3"), bytes.fromhex("18538067")
+_FLV_SIZE = b"\0\x08filesize\0"  # the entry of the table at the beginning, before a double
 _TS_PACKETS = (188, 192, 204)  # bytes: plain, with time codes, with error correction
 
 
@@ -24,9 +26,11 @@ def is_cut_off(path: Path, kind: str) -> bool:
         if kind == "gif":
             file.seek(max(0, size - 64))
             return not file.read().rstrip(b"\0").endswith(b";")
-        if "matroska" in kind:
-            return _matroska_end(file.read(4096)) > size
-    return False
+        head = file.read(4096)
+    if kind == "flv":
+        at = head.find(_FLV_SIZE) + len(_FLV_SIZE)
+        return at >= len(_FLV_SIZE) and len(head) >= at + 8 and struct.unpack_from(">d", head, at)[0] > size
+    return "matroska" in kind and _matroska_end(head) > size
 
 
 def _matroska_end(head: bytes) -> int:

@@ -21,7 +21,7 @@ from datamodules.images import IMAGE_SUFFIXES
 from datamodules.listing import FOREIGN, left_aside, name_of, visible
 from datamodules.movies import MOVIE_SUFFIXES, Movie, open_movie
 from datamodules.prompts import Prompts, read_prompts
-from lightning_vos.video import Footage, Video
+from lightning_vos.video import Footage, Video, why
 
 Direction = Literal["forward", "backward", "both"]
 
@@ -95,11 +95,11 @@ class PredictDataModule(LightningDataModule):
                     raise ValueError(f"{path}: another video is called {take.name}; rename one of the two")
                 take.footage()  # only a check: the masks of all videos at once might not fit into memory
                 self._takes.append(take)
-            except (ValueError, OSError) as error:
+            except Exception as error:  # whatever it is, the other videos are not to blame
                 if not several:
                     raise
-                self.problems[path.name] = str(error)
-                rank_zero_warn(f"{path.name}: {error}; the other videos are segmented")
+                self.problems[path.name] = why(error)
+                rank_zero_warn(f"{path.name}: {why(error)}; the other videos are segmented")
 
     def predict_dataloader(self) -> DataLoader[Footage]:
         """The videos, one at a time; they decode their own frames ahead.
@@ -122,11 +122,11 @@ class _Takes(IterableDataset[Footage]):
         for index, take in enumerate(self.takes):
             try:
                 footage = take.footage(index, self.problems)
-            except (ValueError, OSError) as error:  # files have changed since they were looked at
+            except Exception as error:  # files have changed since they were looked at
                 if self.problems is None:
                     raise
-                self.problems[take.name] = str(error)
-                rank_zero_warn(f"{take.name}: {error}; going on with the next video")
+                self.problems[take.name] = why(error)
+                rank_zero_warn(f"{take.name}: {why(error)}; going on with the next video")
             else:
                 yield footage
 

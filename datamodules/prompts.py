@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.annotations import (
     COLOUR,
     DAVIS_COLOURS,
     MOST,
     SUFFIXES,
+    Code,
     Given,
     Key,
     check_suffix,
     read_annotation,
 )
+from datamodules.foreign_json import array, identifier, read_json, shown, table
 from datamodules.frame_names import FrameNames, frame_number, natural
 from datamodules.mask_folder import MaskFolder, find_masks_of_frames
+from datamodules.run_lengths import is_missing
+from lightning_vos.names import below
 
 _NAMED = 6  # frames that a line tells of
 
@@ -50,13 +55,15 @@ def read_prompts(
 
     * a picture (png, bmp) of labels: palette indices or grey ids, 0 is background, 255 void; a picture of 0 and 255
       (or of one grey) shows one object; in an RGB picture every colour but black is an object, and where all colours
-      are of the DAVIS palette they stand for its indices; what is transparent is background;
+      are of the DAVIS palette they stand for its indices; what is transparent is background. A palette PNG whose
+      background is not index 0 is read by its colours, too;
     * a folder of such pictures, each named as the frame that it belongs to, or with its number;
     * a folder of pictures of one object each (all that is not 0), named otherwise; or folders of such pictures, one for
       each frame (``00000/2.png``) or one for each object (``002/00000.png``). A name from 1 to 254 is the object's id,
       unless one of them is 0. Where objects overlap the smaller one is seen;
     * a JSON file of COCO run-length codes (or polygons): one, a list, or a COCO data set. ``frame`` of an entry, or
-      the file name of its image, says the frame, ``track_id`` the id of the object.
+      the file name of its image, says the frame, ``track_id`` the id of the object. Entries without a mask are left
+      out, with a warning.
 
     Objects without an id are numbered from 1 in the order of their names or colours. The same id on a later frame
     corrects an object, a new one adds it.
@@ -155,30 +162,64 @@ def _found(mask: Path, frame_names: Sequence[str], default: int, said: bool) -> 
 
 
 def _codes(path: Path, frame_names: Sequence[str], default: int) -> dict[int, Given]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not a JSON file ({error}); give COCO run-length codes") from error
-    entries = content if isinstance(content, list) else [content]
-    images: dict[Any, str] = {}
-    if isinstance(content, dict) and "annotations" in content:
-        entries = content["annotations"]
-        images = {image["id"]: Path(image["file_name"]).stem for image in content.get("images", [])}
+    content = read_json(path)
+    is_set = isinstance(content, dict) and "annotations" in content
+    entries = array(content["annotations"], f"{path}, annotations") if is_set else content
+    images = _images(path, content) if is_set and content.get("images") is not None else None
     numbers = {name: t for t, name in enumerate(frame_names)}
     found: dict[int, Given] = defaultdict(list)
-    for entry in entries:
-        if not isinstance(entry, dict) or not {"counts", "segmentation"} & entry.keys():
-            raise ValueError(f"{path}: an entry without segmentation or counts; give COCO run-length codes")
-        if not isinstance(entry.get("track_id", 1), int):
-            raise ValueError(f"{path}: track_id={entry['track_id']!r}; ids are whole numbers from 1 to {MOST}")
-        name = str(entry.get("frame", images.get(entry.get("image_id"), "")))
+    unknown: set[int | str] = set()
+    without = 0
+    for place, entry in enumerate(entries if isinstance(entries, list) else [entries], 1):
+        where = f"{path}, entry {place}"
+        if not is_set and not {"counts", "segmentation"} & table(entry, where).keys():
+            raise ValueError(f"{where}: an entry without segmentation or counts; give COCO run-length codes")
+        segmentation = table(entry, where).get("segmentation", entry if "counts" in entry else None)
+        if is_missing(segmentation):
+            without += 1
+            continue
+        track = entry.get("track_id")
+        if type(track) not in (int, NoneType):
+            raise ValueError(f"{where}: track_id={shown(track)}; ids are whole numbers from 1 to {MOST}")
+        name = _frame_of(entry, images, where, unknown)
         t = numbers[name] if name in numbers else frame_number(name, frame_names) if name else default
         if t is None:
             raise ValueError(
-                f"{path}: the video has no frame {name!r}, only {frame_names[0]} to {frame_names[-1]}; correct it"
+                f"{where}: the video has no frame {shown(name)}, only {frame_names[0]} to {frame_names[-1]}; correct it"
             )
-        found[t].append(entry)  # type: ignore[union-attr, arg-type]
+        found[t].append(Code(where, track, segmentation))  # type: ignore[union-attr, arg-type]
+    if len(unknown) > 1:
+        raise ValueError(f"{path}: masks of {len(unknown)} images, but no list of images; add it, or a frame to each")
+    if without:
+        rank_zero_warn(f"{path}: {without} entries have no mask; they are left out")
     return dict(found)
+
+
+def _images(path: Path, content: dict[str, Any]) -> dict[int | str, str]:
+    """Id -> name of the frame, of the images of a COCO data set."""
+    names: dict[int | str, str] = {}
+    for place, entry in enumerate(array(content["images"], f"{path}, images"), 1):
+        where = f"{path}, image number {place}"
+        id_ = identifier(table(entry, where).get("id"), f"{where}, id")
+        if id_ in names:
+            raise ValueError(f"{where}: the id {shown(id_)} is that of another image; give each its own")
+        names[id_] = below("", entry.get("file_name"), where).stem
+    return names
+
+
+def _frame_of(entry: dict[str, Any], images: dict[int | str, str] | None, where: str, unknown: set[int | str]) -> str:
+    """Name of the frame of an entry; empty if it says none. An image that is on no list becomes ``unknown``."""
+    if entry.get("frame") is not None:
+        return str(identifier(entry["frame"], f"{where}, frame"))
+    if entry.get("image_id") is None:
+        return ""
+    image = identifier(entry["image_id"], f"{where}, image_id")
+    if images is None:
+        unknown.add(image)
+        return ""
+    if image not in images:
+        raise ValueError(f"{where}: there is no image {shown(image)}; correct image_id or add the image")
+    return images[image]
 
 
 def _chosen(mask: Path, found: dict[int, Given], frame_names: Sequence[str], asked: Sequence[str] | None) -> list[int]:

@@ -132,3 +132,9 @@ class Footage:
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Footage:
         """The same footage with passes that deliver their frames on ``device``; what is drawn on stays on the CPU."""
         return replace(self, passes=tuple(video.to(device, non_blocking) for video in self.passes))
+
+
+def why(error: Exception) -> str:
+    """One line on why a video could not be segmented; errors that nobody foresaw are named by their kind, too."""
+    text = " ".join(str(error).split())
+    return text if text and isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {text}"

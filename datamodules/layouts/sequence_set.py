@@ -9,6 +9,7 @@ from pathlib import Path
 from datamodules.frame_names import FrameNames
 from datamodules.layouts.video_files import VideoFiles
 from datamodules.listing import check_order, pictures
+from lightning_vos.names import component
 
 Readers = dict[str, Callable[[], VideoFiles]]
 
@@ -60,11 +61,13 @@ class SequenceSet(ABC):
 
         Raises:
             FileNotFoundError: no data in any of the places tried, or a list is missing.
-            ValueError: the split is empty.
+            ValueError: the split is empty, or a name on its list is not that of a folder.
         """
         found = self.find(root / self.root, dense)
         if not found:
             raise ValueError(f"{root / self.root}: split {self.split!r} is empty; check its list or folder")
+        for name in found:  # masks are written to folders of these names
+            component(name, f"{root / self.root}, split {self.split!r}")
         return found
 
     def videos(self, root: Path, dense: bool = False) -> list[VideoFiles]:

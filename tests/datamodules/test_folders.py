@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from data_files import block, picture, save, write_davis, write_static
 from movie_files import moving_square, write_frames, write_mask, write_movie
 from PIL import Image
 
-from datamodules import DavisSet, ImageSet, PredictDataModule, YouTubeVOSSet
+from datamodules import DavisSet, ImageSet, PredictDataModule
 from datamodules.check import main as check
 from datamodules.frame_names import FrameNames, frame_numbers
 from datamodules.layouts import find_frames, find_masks
@@ -106,7 +106,7 @@ def test_one_order_everywhere(unpadded: Path, capsys: pytest.CaptureFixture[str]
     assert list(video.frame_names) == expected
     assert [int(np.argwhere(video.target(t) == 1)[0, 0]) for t in range(12)] == list(range(1, 13))
     chosen, _ = TrainingSequences(videos, 4, 1, VideoTransform(16))._choose(videos[0], 1, np.random.default_rng(0))
-    assert {abs(b - a) for a, b in zip(chosen, chosen[1:], strict=False)} == {1}
+    assert {abs(b - a) for a, b in pairwise(chosen)} == {1}
     assert open_movie(videos[0].frames[0].parent, 25).frame_names == expected
     config = unpadded / "config.yaml"
     val = {"class_path": "datamodules.DavisSet", "init_args": {"root": "set", "split": "val"}}
@@ -224,14 +224,3 @@ def test_lists_as_editors_write_them(tmp_path: Path) -> None:
     base = write_davis(tmp_path / "set", {"val": ["my cat", "bear"]})
     (base / "ImageSets/2017/val.txt").write_bytes(b"\xef\xbb\xbfmy cat\r\nbear\r\n")
     assert [video.name for video in DavisSet("set", split="val").videos(tmp_path)] == ["my cat", "bear"]
-
-
-@pytest.mark.skip(reason="")
-def test_meta_json_without_padding(tmp_path: Path) -> None:
-    for t in (0, 5, 10):
-        save(tmp_path / f"valid/JPEGImages/a/{t:05d}.jpg", picture(t))
-        save(tmp_path / f"valid/Annotations/a/{t:05d}.png", block({4: (2, 3)} | ({7: (12, 20)} if t else {})))
-    meta = {"videos": {"a": {"objects": {"7": {"frames": ["10", "5"]}, "4": {"frames": ["0", "5", "10"]}}}}}
-    (tmp_path / "valid/meta.json").write_text(json.dumps(meta))
-    (video,) = YouTubeVOSSet("", split="valid").videos(tmp_path)
-    assert video.starts == {0: [4], 1: [7]}

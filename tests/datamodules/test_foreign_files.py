@@ -222,7 +222,7 @@ def test_meta_of_strangers(content: Any, problem: str, tmp_path: Path) -> None:
 def test_names_of_lists(name: str, tmp_path: Path) -> None:
     base = write_davis(tmp_path / "DAVIS", {"train": ["cat"]}, frames=1)
     (base / "ImageSets/2017/train.txt").write_text(f"cat\n{name}\n")
-    with pytest.raises(ValueError, match=r"split 'train': the name .* cannot be that of a folder"):
+    with pytest.raises(ValueError, match=r"train\.txt, line 2: the name .* cannot be that of a folder"):
         DavisSet("").videos(tmp_path)
 
 

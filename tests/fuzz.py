@@ -124,7 +124,7 @@ def _png(content: bytes, rng: random.Random) -> bytes:
 
 
 def _any_json(content: Any, rng: random.Random) -> bytes:
-    for _ in range(rng.choice([1, 1, 1, 2, 5])):
+    for _ in range(rng.choice([0, 1, 1, 1, 2, 5])):
         content = mutated(content, rng)
     text = json.dumps(content, ensure_ascii=rng.random() < 0.9).encode("utf-8", "replace")
     return damaged(text, rng) if rng.random() < 0.15 else text
@@ -195,10 +195,10 @@ def meta(folder: Path, rng: random.Random) -> None:
 def lists(folder: Path, rng: random.Random) -> None:
     """A list of sequences of DAVIS."""
     _frames(folder / "JPEGImages/480p/v", folder / "Annotations/480p/v")
-    words = [rng.choice(["v", "../v", "v/..", "/", "ö", "v\r", "\ufeffv", "v v", "\x00", "x" * 300]) for _ in "abc"]
+    words = rng.choices(["v", "../v", "v/..", "/", "ö", "v\r", "\ufeffv", "v v", "\x00", "x" * 300], [9] + [1] * 9, k=2)
     (folder / "ImageSets/2017").mkdir(parents=True)
-    content = damaged("\n".join(words).encode(), rng) if rng.random() < 0.7 else "\n".join(words).encode("utf-16")
-    (folder / "ImageSets/2017/train.txt").write_bytes(content)
+    content = "\n".join(words).encode("utf-16" if rng.random() < 0.1 else "utf-8")
+    (folder / "ImageSets/2017/train.txt").write_bytes(damaged(content, rng) if rng.random() < 0.5 else content)
     for video in DavisSet("").videos(folder):
         video.check()
 

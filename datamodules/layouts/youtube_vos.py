@@ -54,10 +54,8 @@ class YouTubeVOSSet(SequenceSet):
         if file.is_file():
             meta = table(table(read_json(file), str(file)).get("videos"), f"{file}, videos")
         names = sorted(meta or (path.name for path in folders(base / "JPEGImages")))
-        listed = {} if meta is None or self.single_object else meta
-        return {
-            name: partial(self._video, base, source, name, (listed[name] or {}) if listed else None) for name in names
-        }
+        listed = {} if meta is None or self.single_object else {name: entry or {} for name, entry in meta.items()}
+        return {name: partial(self._video, base, source, name, listed.get(name)) for name in names}
 
     def _video(self, base: Path, source: Path, name: str, meta: object) -> VideoFiles:
         frames = find_frames(base / "JPEGImages" / name)

@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import small
 from data_files import SIZE, block, picture, save, write_davis
+from movie_files import moving_square, predict, write_frames, write_mask, written
 from PIL import Image
 from pycocotools import mask as native
 
@@ -282,3 +284,32 @@ def test_a_picture_that_claims_to_be_huge(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(content)
     with pytest.raises(ValueError, match=r"a\.png: 2500x30000, and at most 67108864 pixels are read"):
         read_image(tmp_path / "a.png")
+
+
+# ---------------------------------------------------------------- one bad video among others
+
+
+def test_an_error_that_nobody_foresaw_stops_no_other_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames, labels = moving_square(2)
+    for name in "abc":
+        write_frames(tmp_path / "v" / name, frames)
+        write_mask(tmp_path / "m" / f"{name}.png", labels[0])
+
+    def prompts(mask: Path, *args: Any, **settings: Any) -> dict[int, np.ndarray]:
+        if mask.stem == "b":
+            raise KeyError("size")
+        return read_prompts(mask, *args, **settings)
+
+    def read(path: Path, *args: Any, **settings: Any) -> np.ndarray:
+        if path.parent.name == "c" and path.stem == "00001":
+            raise RuntimeError("first line\nsecond line")
+        return read_image(path, *args, **settings)
+
+    monkeypatch.setattr("datamodules.own_videos.read_prompts", prompts)
+    monkeypatch.setattr("datamodules.movies.read_image", read)
+    with pytest.warns(UserWarning, match="c: RuntimeError: first line second line; going on with the next video"):
+        data = predict(small("HMMN"), tmp_path / "out", video=tmp_path / "v", mask=tmp_path / "m")
+    assert data.problems == {"b": "KeyError: 'size'", "c": "RuntimeError: first line second line"}
+    assert len(written(tmp_path / "out", "a")) == 2
+    with pytest.raises(KeyError):  # the error of a video that is alone is shown as it is
+        predict(small("HMMN"), tmp_path / "out", video=tmp_path / "v" / "b", mask=tmp_path / "m" / "b.png")

@@ -37,7 +37,9 @@ class PredictionProgress(FrameCallback):
         self._began = (0.0, 0)
 
     def on_footage_start(self, trainer: Trainer, pl_module: LightningModule, footage: Footage) -> None:
-        """Begin anew, after what an interrupted prediction has done."""
+        """Say what is given, and begin anew, after what an interrupted prediction has done."""
+        if footage.given:
+            Console(soft_wrap=True, highlight=False, markup=False).print(f"{footage.video.name}: {footage.given}")
         self._stop()
         self._frames = sum(len(video) for video in footage.passes)
         self._done = sum(video.start for video in footage.passes)

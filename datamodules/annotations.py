@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
-from pycocotools import mask as run_length
 
-from datamodules.images import opened
+from datamodules.images import MASK_FORMATS, has_16_bits, has_ids, load, opened
+from datamodules.run_lengths import decoded
 from lightning_vos.palette import PALETTE
 from lightning_vos.types import VOID
 
@@ -24,7 +24,23 @@ DAVIS_COLOURS = {
 _MANY = 32  # more of them, not of that palette, are soft edges
 
 Key = int | str  # an id, a colour, or the name of an object
-Given = Path | list[Path] | list[dict[str, Any]]  # labels; one picture per object; run-length codes
+
+
+class Code(NamedTuple):
+    """A mask in a JSON file.
+
+    Attributes:
+        where: the file and the entry, for messages.
+        track_id: id of the object; ``None``: its place among those of the frame.
+        segmentation: run-length code or polygons, not yet checked.
+    """
+
+    where: str
+    track_id: int | None
+    segmentation: object
+
+
+Given = Path | dict[Key, Path] | list[Code]  # labels; a picture of each object; run-length codes
 
 
 @dataclass(frozen=True)
@@ -42,13 +58,14 @@ class Annotation:
     keys: list[Key]
 
 
-def read_annotation(mask: Path, given: Given, size: tuple[int, int]) -> Annotation:
+def read_annotation(mask: Path, given: Given, size: tuple[int, int], may_be_empty: bool = False) -> Annotation:
     """Read what is given on a frame; the rules are those of :func:`~datamodules.prompts.read_prompts`.
 
     Args:
         mask: file or folder that it was found in.
         given: a picture of labels, pictures of one object each, or run-length codes.
         size: ``(H, W)`` of the video.
+        may_be_empty: nothing needs to be on the mask, or on that of an object: in ground truth, objects leave.
 
     Raises:
         FileNotFoundError: a file is gone.
@@ -56,10 +73,14 @@ def read_annotation(mask: Path, given: Given, size: tuple[int, int]) -> Annotati
     """
     if isinstance(given, Path):
         where, annotation = given, _labels(given, size)
+    elif isinstance(given, dict):
+        first, *_, last = (*given.values(), *given.values())
+        where = first.parent if first.parent == last.parent else mask
+        annotation = _stacked(where, list(given.values()), list(given), size, may_be_empty)
     else:
-        where = mask if isinstance(given[0], dict) else given[0].parent
-        annotation = _stacked(where, given, size)
-    if not annotation.keys:
+        keys: list[Key] = [place if code.track_id is None else code.track_id for place, code in enumerate(given, 1)]
+        where, annotation = mask, _stacked(mask, given, keys, size, may_be_empty)
+    if not annotation.keys and not may_be_empty:
         raise ValueError(f"{where}: the mask is empty; mark every object to follow with an id from 1 to {MOST}")
     return annotation
 
@@ -92,9 +113,12 @@ def _labels(path: Path, size: tuple[int, int]) -> Annotation:
 def _values(path: Path, size: tuple[int, int]) -> tuple[np.ndarray, bool]:
     """``(H, W)`` integers: ids, or colours plus ``COLOUR``; and whether they are palette indices."""
     check_suffix(path)
-    with opened(path) as image:
+    with opened(path, MASK_FORMATS) as image:
         _check_size(path, (image.height, image.width), size)
-        if image.mode in ("P", "L", "1") or image.mode.startswith("I"):
+        if image.mode[0] != "I" and has_16_bits(image):
+            raise ValueError(f"{path}: colours of 16 bits; save the mask with 8")
+        load(image, path)
+        if image.mode in ("L", "1") or image.mode.startswith("I") or (image.mode == "P" and has_ids(image)):
             return np.asarray(image).astype(np.int64), image.mode == "P"
         picture = np.asarray(image.convert("RGBA")).astype(np.int64)
     colours = picture[..., :3] * (picture[..., 3:] > 127)
@@ -105,9 +129,10 @@ def _values(path: Path, size: tuple[int, int]) -> tuple[np.ndarray, bool]:
     return np.where(values > 0, values + COLOUR, 0), False
 
 
-def _stacked(where: Path, given: Sequence[Path | dict[str, Any]], size: tuple[int, int]) -> Annotation:
+def _stacked(
+    where: Path, given: Sequence[Path | Code], keys: list[Key], size: tuple[int, int], may_be_empty: bool
+) -> Annotation:
     """One picture or code per object; where they overlap, the smaller one is seen."""
-    keys = [_key(entry, place) for place, entry in enumerate(given, 1)]
     if len(set(keys)) < len(keys):
         twice = next(key for key in keys if keys.count(key) > 1)
         raise ValueError(f"{where}: two masks of object {twice} on one frame; keep one of the two")
@@ -115,13 +140,13 @@ def _stacked(where: Path, given: Sequence[Path | dict[str, Any]], size: tuple[in
         raise ValueError(f"{where}: {len(keys)} objects, at most {MOST} are possible; leave some out")
     areas: dict[int, int] = {}
     for label, entry in enumerate(given, 1):
-        areas[label] = int(np.count_nonzero(_object(where, entry, size)))
-        if not areas[label]:
-            name = entry if isinstance(entry, Path) else f"{where}, object {keys[label - 1]}"
+        areas[label] = int(np.count_nonzero(_object(entry, size)))
+        if not areas[label] and not may_be_empty:
+            name = entry if isinstance(entry, Path) else entry.where
             raise ValueError(f"{name}: the mask is empty; mark the object or leave it out")
     labels = np.zeros(size, dtype=np.uint8)
     for label in sorted(areas, key=lambda label: -areas[label]):  # read again: never are all in memory
-        labels[_object(where, given[label - 1], size)] = label
+        labels[_object(given[label - 1], size)] = label
     return Annotation(where, labels, keys)
 
 
@@ -146,36 +171,11 @@ def check_suffix(path: Path) -> None:
         )
 
 
-def _key(entry: Path | dict[str, Any], place: int) -> Key:
-    if isinstance(entry, dict):
-        return int(entry.get("track_id", place))
-    return int(entry.stem) if entry.stem.isdecimal() and 1 <= int(entry.stem) <= MOST else entry.stem
-
-
-def _object(where: Path, entry: Path | dict[str, Any], size: tuple[int, int]) -> np.ndarray:
+def _object(entry: Path | Code, size: tuple[int, int]) -> np.ndarray:
     """``(H, W)`` bool."""
-    if isinstance(entry, Path):
-        values, is_palette = _values(entry, size)
-        if not is_palette and values.max() == VOID:
-            return values > VOID // 2  # soft edges
-        return values > 0
-    code = entry.get("segmentation", entry)
-    try:
-        if isinstance(code, list):
-            code = run_length.merge(run_length.frPyObjects(code, *size))
-        elif isinstance(code["counts"], list):
-            if sum(code["counts"]) != code["size"][0] * code["size"][1]:
-                raise ValueError("its runs do not fill the picture")
-            code = run_length.frPyObjects(code, *code["size"])
-        height, width = (int(side) for side in code["size"])
-        decoded: np.ndarray = run_length.decode(code) > 0
-        if isinstance(code["counts"], str):  # one that was cut off decodes as well, to something else
-            again = run_length.encode(np.asfortranarray(decoded))["counts"].decode()
-            if again != code["counts"]:
-                raise ValueError("its runs do not fill the picture")
-    except (KeyError, TypeError, IndexError) as error:
-        raise ValueError(f"{where}: not a COCO run-length code ({error!r}); give size and counts") from error
-    except ValueError as error:
-        raise ValueError(f"{where}: a damaged run-length code ({error}); write it anew") from error
-    _check_size(where, (height, width), size)
-    return decoded
+    if isinstance(entry, Code):
+        return decoded(entry.segmentation, size, entry.where)
+    values, is_palette = _values(entry, size)
+    if not is_palette and values.max() == VOID:
+        return values > VOID // 2  # soft edges
+    return values > 0

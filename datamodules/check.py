@@ -21,9 +21,11 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from datamodules.frame_names import frame_numbers
 from datamodules.image_sets import ImageSet, Still
 from datamodules.images import read_image
 from datamodules.layouts import SequenceSet, VideoFiles
+from datamodules.listing import check_order
 from datamodules.sequences import EvaluationSet
 from datamodules.video import VideoDataModule
 from lightning_vos.command_line import at_home, print_any_letter
@@ -125,21 +127,20 @@ def check_sequence(place: str, name: str, read: Callable[[], VideoFiles]) -> Rep
 
 
 def _numbering_faults(frames: Sequence[Path]) -> Iterator[str]:
-    """Two files of one frame, an unclear order, and numbers left out where the others have one distance."""
+    """An unclear order, which a layout of one's own may not look at, and numbers left out at one distance."""
     folder, stems = frames[0].parent, [frame.stem for frame in frames]
-    numbers = [int(stem) for stem in stems if stem.isdigit()]
-    if twice := [stem for stem, count in Counter(stems).items() if count > 1]:
-        yield f"{folder}: {len(twice)} frames have two files (first: {twice[0]}); keep one of each"
-    elif 0 < len(numbers) < len(stems):
-        yield f"{folder}: some names are numbers and others are not, so their order is unclear; rename the frames"
-    elif numbers:
-        steps = [after - before for before, after in pairwise(numbers)]
-        gaps = [t for t, step in enumerate(steps) if step != min(steps)]
-        if gaps:
-            yield (
-                f"{folder}: {len(gaps)} gaps in the numbers of the frames, the first between {stems[gaps[0]]} and "
-                f"{stems[gaps[0] + 1]}; add the missing frames"
-            )
+    if isinstance(unclear := _tried(partial(check_order, frames)), str):
+        yield unclear
+        return
+    steps = [after - before for before, after in pairwise(frame_numbers(stems) or [])]
+    if min(steps, default=1) < 1:
+        t = next(t for t, step in enumerate(steps) if step < 1)
+        yield f"{folder}: {stems[t + 1]} comes after {stems[t]}; put the frames in the order of their numbers"
+    elif gaps := [t for t, step in enumerate(steps) if step != min(steps)]:
+        yield (
+            f"{folder}: {len(gaps)} gaps in the numbers of the frames, the first between {stems[gaps[0]]} and "
+            f"{stems[gaps[0] + 1]}; add the missing frames"
+        )
 
 
 def _check_frames(report: Report, frames: Sequence[Path]) -> Size | None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import io
 from collections import defaultdict
-from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from pycocotools import mask as native
 
+from datamodules.coco import Id, Instance, in_order, read_instances
 from datamodules.images import IMAGE_SUFFIXES, image_size, read_image, read_labels, resize_labels
+from datamodules.listing import FOREIGN, walk
+from datamodules.run_lengths import decoded, size_of
 from lightning_vos.types import VOID
 
 MASK_SUFFIXES = (".png",)
@@ -51,12 +53,11 @@ class Still(NamedTuple):
             values = read_labels(self.mask)
             mask = (values > (127 if values.max(initial=0) > 127 else 0)).astype(np.uint8)
         else:
-            from pycocotools import mask as run_length
-
             codes = [self.mask] if isinstance(self.mask, dict) else self.mask
-            mask = np.zeros(codes[0]["size"], dtype=np.uint8)
+            size = size_of(codes[0], str(self.image))  # compared with the picture's
+            mask = np.zeros(size, dtype=np.uint8)
             for label, code in enumerate(codes, 1):
-                mask[run_length.decode(code) > 0] = label
+                mask[decoded(code, size, str(self.image))] = label
         if not mask.any():
             raise ValueError(
                 f"{self.mask if isinstance(self.mask, Path) else self.image}: the mask is empty; remove it"
@@ -73,7 +74,7 @@ class Still(NamedTuple):
         size = image_size(self.image)
         masks: list[Path | dict[str, Any]] = [*self.mask] if isinstance(self.mask, list) else [self.mask]
         for mask in masks:
-            other = image_size(mask) if isinstance(mask, Path) else tuple(mask["size"])
+            other = image_size(mask) if isinstance(mask, Path) else size_of(mask, str(self.image))
             if size != other:
                 name = mask if isinstance(mask, Path) else "its annotation"
                 raise ValueError(
@@ -94,7 +95,8 @@ class ImageSet:
         root: folder of the set, relative to the data module's ``root``.
         images: folder of the pictures (jpg, jpeg, png, bmp) below ``root``.
         masks: folder of the masks (png) below ``root``. What counts as foreground: :meth:`Still.read`.
-        annotations: COCO annotation file below ``root``; ``masks`` is then not used. Crowds are skipped.
+        annotations: COCO annotation file below ``root``; ``masks`` is then not used. Crowds are skipped, see
+            :func:`~datamodules.coco.read_instances`.
         repeat: how often the set is seen in one pass over the data.
         min_area: COCO instances smaller than this fraction of their picture are skipped.
     """
@@ -151,28 +153,18 @@ class ImageSet:
         return [Still(pictures[stem], labels[stem]) for stem in sorted(pictures)]
 
     def _coco(self, images: Path, path: Path, all_objects: bool) -> list[Still]:
-        from pycocotools import mask as run_length
-        from pycocotools.coco import COCO
-
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such annotation file; correct annotations={self.annotations!r}")
-        with redirect_stdout(io.StringIO()):  # pycocotools prints its progress
-            coco = COCO(str(path))
-        stills = []
-        instances: dict[int, list[dict[str, Any]]] = defaultdict(list)  # of each picture
-        for number in sorted(coco.getAnnIds(iscrowd=False)):
-            annotation = coco.anns[number]
-            picture = coco.imgs[annotation["image_id"]]
-            if annotation["area"] >= self.min_area * picture["height"] * picture["width"]:
-                code = coco.annToRLE(annotation)
-                instances[picture["id"]].append(code)
-                stills.append(Still(images / picture["file_name"], code))
+        instances = read_instances(path, images, self.min_area)
         if not all_objects:
-            return stills
+            return [Still(instance.image, instance.code) for instance in instances]
+        together: dict[Id, list[Instance]] = defaultdict(list)
+        for instance in instances:
+            together[instance.picture].append(instance)
+        # The largest first: what is painted later stays visible. Labels end below VOID.
         return [
-            # The largest first: what is painted later stays visible. Labels end below VOID.
-            Still(images / coco.imgs[number]["file_name"], sorted(codes, key=run_length.area, reverse=True)[: VOID - 1])
-            for number, codes in sorted(instances.items())
+            Still(own[0].image, sorted((i.code for i in own), key=native.area, reverse=True)[: VOID - 1])
+            for _, own in sorted(together.items(), key=lambda pair: in_order(pair[0]))
         ]
 
 
@@ -187,8 +179,10 @@ def _directory(path: Path) -> Path:
 
 def _by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
     found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in suffixes and not path.name.startswith("."):
+    for path in walk(folder):
+        if path.suffix.lower() in FOREIGN:
+            raise ValueError(f"{path}: a {path.suffix} picture is not read; save it as png, or move it elsewhere")
+        if path.suffix.lower() in suffixes:
             stem = path.relative_to(folder).with_suffix("").as_posix()
             if stem in found:
                 raise ValueError(f"{path}: {found[stem].name} has the same name; keep one of the two")

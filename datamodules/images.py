@@ -11,26 +11,68 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image
+from PIL.PngImagePlugin import PngImageFile
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
+# Whatever a file is called, Pillow tries no other format: some of them start programs.
+FORMATS = ("JPEG", "PNG", "BMP")
+MASK_FORMATS = ("PNG", "BMP")  # which keep ids
+MOST_PIXELS = 2**26  # twice what 8K video has; a small file may claim to be far larger
+
+_TURNS = {
+    1: None,
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Image.Image]:
-    """An image file while it is read; what goes wrong meanwhile is named with the file.
+def opened(path: Path, formats: tuple[str, ...] = FORMATS) -> Iterator[Image.Image]:
+    """An image file, of which the header was read; :func:`load` reads the rest.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is damaged, or not an image.
+        OSError: it cannot be read.
+        ValueError: the file is damaged, too large, or not an image of one of the formats.
     """
+    with _named(path):
+        image = Image.open(path, formats=formats)
+    with image:
+        if image.width * image.height > MOST_PIXELS:
+            size = f"{image.height}x{image.width}"
+            raise ValueError(f"{path}: {size}, and at most {MOST_PIXELS} pixels are read; shrink the picture")
+        yield image
+
+
+def load(image: Image.Image, path: Path) -> None:
+    """Decode the pixels.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is damaged.
+    """
+    with _named(path):
+        image.load()
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Whatever Pillow fails with names the file: a damaged one makes it fail in any way."""
     try:
-        with Image.open(path) as image:
-            yield image
+        yield
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{path}: no such file; restore it or correct the list that names it") from error
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # broken PNGs are SyntaxErrors to Pillow
-        raise ValueError(f"{path}: not a readable image ({error}); replace the file") from error
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:  # of the system, not of the file's content
+            raise
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{path}: not a readable image ({reason}); replace the file") from error
 
 
 def image_size(path: Path, upright: bool = False) -> tuple[int, int]:
@@ -41,15 +83,22 @@ def image_size(path: Path, upright: bool = False) -> tuple[int, int]:
         ValueError: not an image.
     """
     with opened(path) as image:
-        turned = upright and image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+        turned = upright and orientation(image, path) >= 5
         return (image.width, image.height) if turned else (image.height, image.width)
+
+
+def orientation(image: Image.Image, path: Path) -> int:
+    """What the file's orientation tag says, 1 to 8; 1 if there is none that makes sense."""
+    with _named(path):
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    return value if value in _TURNS else 1
 
 
 def read_image(path: Path, short_side: int | None = None, upright: bool = False) -> np.ndarray:
     """Read a picture.
 
     Args:
-        path: file in any format that Pillow reads; grey, palette and CMYK pictures are converted, 16 bits become 8.
+        path: jpg, png or bmp file; grey, palette and CMYK pictures are converted, 16 bits become 8.
         short_side: shrink so that the shorter side has at most this many pixels. Smaller pictures stay as they are.
         upright: turn it as its orientation tag (EXIF) says.
 
@@ -58,17 +107,19 @@ def read_image(path: Path, short_side: int | None = None, upright: bool = False)
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is damaged or not an image.
+        OSError: it cannot be read.
+        ValueError: the file is damaged or not an image, or has fewer bits than it says.
     """
     with opened(path) as image:
         width, height = shrunk(image.size, short_side)
         # JPEGs far larger than needed are decoded at 1/2, 1/4 or 1/8, never below twice the wanted size.
         if (width, height) != image.size:
             image.draft("RGB", (2 * width, 2 * height))
-        picture = _in_8_bits(image).convert("RGB")
+        picture = _in_8_bits(image, path).convert("RGB")
+        turn = _TURNS[orientation(image, path)] if upright else None
         if (width, height) != picture.size:
             picture = picture.resize((width, height), Image.Resampling.BILINEAR)
-        return np.array(ImageOps.exif_transpose(picture) if upright else picture)
+        return np.array(picture if turn is None else picture.transpose(turn))
 
 
 def shrunk(size: tuple[int, int], short_side: int | None) -> tuple[int, int]:
@@ -77,12 +128,34 @@ def shrunk(size: tuple[int, int], short_side: int | None) -> tuple[int, int]:
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
-def _in_8_bits(image: Image.Image) -> Image.Image:
-    if not image.mode.startswith("I"):
+def _in_8_bits(image: Image.Image, path: Path) -> Image.Image:
+    """The decoded picture; of 16 bits the upper 8.
+
+    Raises:
+        ValueError: it has 16 bits but uses the lower 12 at most, as some cameras write: it would become nearly black.
+    """
+    deep = has_16_bits(image)
+    load(image, path)
+    if not deep:
         return image
-    grey = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))  # Pillow would clip at 255
-    grey.info = image.info
-    return grey
+    if image.mode.startswith("I"):  # grey, which Pillow would clip at 255
+        values = np.asarray(image)
+        most, image = int(values.max()), Image.fromarray((values >> 8).astype(np.uint8))
+    else:  # colours, of which Pillow keeps the upper 8 bits
+        colours = image.getextrema()[: 1 if image.mode == "LA" else 3]
+        most = 256 * max(high for _, high in colours) + 255  # type: ignore[misc]
+        most = 0 if most == 255 else most
+    if 0 < most < 2**12:
+        raise ValueError(
+            f"{path}: 16 bits with no value above {most}, so of 12 bits or nearly black; save it with 8 bits, or "
+            "scaled to 65535"
+        )
+    return image
+
+
+def has_16_bits(image: Image.Image) -> bool:
+    """Whether a picture that is not yet decoded has 16 bits a channel, of which Pillow often keeps 8."""
+    return isinstance(image, PngImageFile) and any("16" in str(tile.args) for tile in image.tile)
 
 
 def read_labels(path: Path) -> np.ndarray:
@@ -93,16 +166,41 @@ def read_labels(path: Path) -> np.ndarray:
 
     Raises:
         FileNotFoundError: there is no such file.
+        OSError: it cannot be read.
         ValueError: the file is damaged, has more than 8 bits, or shows colours instead of labels.
     """
-    with opened(path) as image:
+    with opened(path, MASK_FORMATS) as image:
+        deep = has_16_bits(image)
+        load(image, path)
         if image.mode in ("P", "L", "1"):
+            if not has_ids(image):
+                raise ValueError(
+                    f"{path}: a palette PNG whose background is not index 0, so its indices are not labels; save it "
+                    "with the background at index 0"
+                )
             return np.array(image, dtype=np.uint8)
-        if image.mode in ("RGB", "RGBA"):  # some DAVIS masks are grey pictures stored with three equal channels
+        if (
+            image.mode in ("RGB", "RGBA") and not deep
+        ):  # some DAVIS masks are grey pictures stored with three equal channels
             red, green, blue = np.moveaxis(np.asarray(image)[..., :3], -1, 0)
             if (red == green).all() and (red == blue).all():
                 return red.copy()
-        raise ValueError(f"{path}: a mask of mode {image.mode}; labels must be an 8-bit grey or palette PNG")
+        bits = " with 16 bits" if deep else ""
+        raise ValueError(f"{path}: a mask of mode {image.mode}{bits}; labels must be an 8-bit grey or palette PNG")
+
+
+def has_ids(image: Image.Image) -> bool:
+    """Whether the indices of a palette picture can be ids; so they are in pictures without a palette.
+
+    Programs that reduce colours put these in any order. Then black, or what is transparent, has another index than 0.
+    """
+    palette = image.getpalette("RGBA") if image.mode == "P" else None
+    if not palette:
+        return True
+    colours = np.array(palette).reshape(-1, 4)
+    is_background = (colours[:, :3] == 0).all(axis=1) | (colours[:, 3] < 128)
+    used = [index for index, count in enumerate(image.histogram()[: len(colours)]) if count]
+    return bool(is_background[0] or not is_background[used].any())
 
 
 def resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from datamodules.cut_off import is_cut_off
 from datamodules.images import shrunk
 
 BLOCK = 16  # frames that are decoded in one go
@@ -29,18 +30,26 @@ class MovieFile:
         path: the file.
 
     Raises:
-        ValueError: not a video, no frames, or no time stamps.
+        ValueError: not a video, cut off, no frames, or no time stamps.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         with self.opened() as container:
             stream = _stream(container)
-            packets = [
-                (packet.pts, packet.dts, packet.is_keyframe)
-                for packet in container.demux(stream)
-                if packet.size and not packet.is_discard
-            ]
+            if is_cut_off(path, container.format.name):
+                raise ValueError(
+                    f"{path}: its end is missing; copy it once more, or keep what there is: "
+                    f"ffmpeg -i <it> -c copy new{path.suffix}"
+                )
+            try:
+                packets = [
+                    (packet.pts, packet.dts, packet.is_keyframe)
+                    for packet in container.demux(stream)
+                    if packet.size and not packet.is_discard
+                ]
+            except av.FFmpegError as error:
+                raise ValueError(f"{path}: damaged or cut off ({error.strerror}); {_REPACK}") from error
             if not packets:
                 raise ValueError(f"{path}: a video without frames; it may have been cut off while it was recorded")
             stamps = {pts for pts, _, _ in packets if pts is not None}
@@ -85,8 +94,7 @@ class MovieFile:
             raise ValueError(f"{self.path}: its first frame cannot be decoded ({error.strerror}); {_REPACK}") from error
         if picture is None or picture.pts != self.stamps[0]:
             raise ValueError(f"{self.path}: the time stamps of its frames cannot be relied on; {_REPACK}")
-        lies = round(picture.rotation / 90) % 2
-        return (picture.width, picture.height) if lies else (picture.height, picture.width)
+        return _upright(picture)
 
 
 class _Decoder:
@@ -146,7 +154,7 @@ class _Decoder:
             if picture.pts is None or picture.is_corrupt or picture.pts > stamp:
                 break
             if picture.pts == stamp:
-                frames.append(self._picture(picture))
+                frames.append(self._picture(first + len(frames), picture))
                 if len(frames) == length:
                     break
         return frames
@@ -165,7 +173,12 @@ class _Decoder:
             self._container.seek(int(movie.keys[before, 1]), stream=stream)
         self._pictures = self._container.decode(stream)
 
-    def _picture(self, picture: av.VideoFrame) -> Tensor:
+    def _picture(self, t: int, picture: av.VideoFrame) -> Tensor:
+        if (size := _upright(picture)) != (whole := self.movie.size):
+            raise ValueError(
+                f"{self.movie.path}: frame {t} is {size[0]}x{size[1]}, the first one {whole[0]}x{whole[1]} (height x "
+                f"width); give all one size: ffmpeg -i <it> -vf scale={whole[1]}:{whole[0]} new.mp4"
+            )
         width, height = shrunk((picture.width, picture.height), self.short_side)
         array = picture.reformat(width, height, "rgb24", interpolation="AREA").to_ndarray()
         return to_tensor(np.rot90(array, round(picture.rotation / 90)))
@@ -177,6 +190,12 @@ def _stream(container: av.container.InputContainer) -> av.video.VideoStream:
             return stream
     others = ", ".join(stream.type for stream in container.streams)
     raise ValueError(f"{container.name}: no video in it{f', only {others}' if others else ''}; give another file")
+
+
+def _upright(picture: av.VideoFrame) -> tuple[int, int]:
+    """``(H, W)`` as it is shown."""
+    lies = round(picture.rotation / 90) % 2
+    return (picture.width, picture.height) if lies else (picture.height, picture.width)
 
 
 def stamp(path: Path) -> tuple[str, int, int]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from torch import Tensor
 
+from datamodules.annotations import PICTURES
 from datamodules.images import IMAGE_SUFFIXES, image_size, read_image
+from datamodules.listing import check_order, pictures
 from datamodules.movie_file import MovieFile, stamp, to_tensor
 
 MOVIE_SUFFIXES = (
@@ -25,6 +26,16 @@ MOVIE_SUFFIXES = (
     ".mts",
     ".m2ts",
     ".wmv",
+    ".asf",
+    ".flv",
+    ".f4v",
+    ".3gp",
+    ".3g2",
+    ".ogv",
+    ".vob",
+    ".mxf",
+    ".y4m",
+    ".nut",
     ".gif",
 )
 
@@ -59,23 +70,38 @@ class Movie(Protocol):
         """
 
 
-def open_movie(path: Path, fps: float) -> Movie:
+def open_movie(path: Path, fps: float, mask: Path | None = None) -> Movie:
     """A video file, a folder of pictures, or a single picture.
 
     Args:
         path: what to open.
         fps: pictures a second of a folder; a file has its own time.
+        mask: file or folder of the given masks: if it lies among the frames, it is none of them.
 
     Raises:
         FileNotFoundError: there is nothing there.
         ValueError: no video, no frames, frames of different sizes.
     """
     if path.is_dir():
-        pictures = (file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
-        return FrameFolder(path, [file for file in pictures if not file.name.startswith(".")], fps)
+        return FrameFolder(path, _frames(path, mask), fps)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such video; give a video file, or a folder of pictures or of videos")
     return FrameFolder(path, [path], fps) if path.suffix.lower() in IMAGE_SUFFIXES else MovieFile(path)
+
+
+def _frames(path: Path, mask: Path | None) -> list[Path]:
+    """The frames in a folder, without the mask or masks that lie there."""
+    found = pictures(path)
+    if mask is None or not mask.exists():
+        return found
+    if not mask.samefile(path):
+        return [file for file in found if not mask.samefile(file)]
+    frames = [file for file in found if file.suffix.lower() not in PICTURES]
+    if found and not frames:
+        raise ValueError(
+            f"{path}: frames and masks in one folder, all of one kind; give the masks a folder of their own"
+        )
+    return frames
 
 
 class FrameFolder:
@@ -83,26 +109,23 @@ class FrameFolder:
 
     Args:
         path: for messages.
-        pictures: the files.
+        frames: the files, in order.
         fps: pictures a second.
 
     Raises:
-        ValueError: no picture, a damaged one, two of one name, or different sizes.
+        ValueError: no picture, a damaged one, two of one frame, names of different kinds, or different sizes.
     """
 
-    def __init__(self, path: Path, pictures: Sequence[Path], fps: float) -> None:
+    def __init__(self, path: Path, frames: Sequence[Path], fps: float) -> None:
         self.path = path
-        self.pictures = sorted(pictures, key=lambda file: natural(file.name))
+        self.pictures = list(frames)
         if not self.pictures:
             raise ValueError(f"{path}: no frames; a folder of a video holds {', '.join(IMAGE_SUFFIXES)} files")
         self.frame_names = [picture.stem for picture in self.pictures]
         self.size = image_size(self.pictures[0], upright=True)
         self.seconds = [t / fps for t in range(len(self.pictures))]
-        seen: dict[str, Path] = {}
+        check_order(self.pictures)
         for picture in self.pictures:
-            if picture.stem in seen:
-                raise ValueError(f"{picture}: {seen[picture.stem].name} has the same name; keep one of the two")
-            seen[picture.stem] = picture
             if (size := image_size(picture, upright=True)) != self.size:
                 raise ValueError(
                     f"{picture} is {size[0]}x{size[1]} but {self.pictures[0].name} is {self.size[0]}x{self.size[1]} "
@@ -117,8 +140,3 @@ class FrameFolder:
     def reader(self, short_side: int | None = None) -> Callable[[int], Tensor]:
         """See :class:`Movie`; nothing is kept."""
         return lambda t: to_tensor(read_image(self.pictures[t], short_side, upright=True))
-
-
-def natural(name: str) -> list[tuple[int, str]]:
-    """Sorting key: runs of digits by their value, everything else by its letters."""
-    return [(int(part), part) if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -13,13 +13,15 @@ import torch
 from lightning import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, IterableDataset
 
 from datamodules.annotations import SUFFIXES
+from datamodules.frame_names import frame_number
 from datamodules.images import IMAGE_SUFFIXES
-from datamodules.movies import MOVIE_SUFFIXES, Movie, natural, open_movie
-from datamodules.prompts import frame_number, read_prompts
-from lightning_vos.video import Footage, Video
+from datamodules.listing import FOREIGN, left_aside, name_of, visible
+from datamodules.movies import MOVIE_SUFFIXES, Movie, open_movie
+from datamodules.prompts import Prompts, read_prompts
+from lightning_vos.video import Footage, Video, why
 
 Direction = Literal["forward", "backward", "both"]
 
@@ -93,11 +95,11 @@ class PredictDataModule(LightningDataModule):
                     raise ValueError(f"{path}: another video is called {take.name}; rename one of the two")
                 take.footage()  # only a check: the masks of all videos at once might not fit into memory
                 self._takes.append(take)
-            except (ValueError, OSError) as error:
+            except Exception as error:  # whatever it is, the other videos are not to blame
                 if not several:
                     raise
-                self.problems[path.name] = str(error)
-                rank_zero_warn(f"{path.name}: {error}; the other videos are segmented")
+                self.problems[path.name] = why(error)
+                rank_zero_warn(f"{path.name}: {why(error)}; the other videos are segmented")
 
     def predict_dataloader(self) -> DataLoader[Footage]:
         """The videos, one at a time; they decode their own frames ahead.
@@ -111,26 +113,32 @@ class PredictDataModule(LightningDataModule):
         return DataLoader(_Takes(self._takes, several), batch_size=None, num_workers=0)
 
 
-class _Takes(Dataset[Footage]):
+class _Takes(IterableDataset[Footage]):
     def __init__(self, takes: Sequence[_Take], problems: dict[str, str] | None) -> None:
         self.takes = takes
         self.problems = problems
 
-    def __len__(self) -> int:
-        return len(self.takes)
-
-    def __getitem__(self, index: int) -> Footage:
-        return self.takes[index].footage(index, self.problems)
+    def __iter__(self) -> Iterator[Footage]:
+        for index, take in enumerate(self.takes):
+            try:
+                footage = take.footage(index, self.problems)
+            except Exception as error:  # files have changed since they were looked at
+                if self.problems is None:
+                    raise
+                self.problems[take.name] = why(error)
+                rank_zero_warn(f"{take.name}: {why(error)}; going on with the next video")
+            else:
+                yield footage
 
 
 class _Take:
     """One video and its masks: what is known of it before it is segmented."""
 
     def __init__(self, settings: PredictDataModule, path: Path, mask: Path) -> None:
-        self.movie: Movie = open_movie(path, settings.fps)
+        self.movie: Movie = open_movie(path, settings.fps, mask)
         self.mask = mask
         self.settings = settings
-        self.name = path.resolve().name if path.is_dir() else path.stem
+        self.name = name_of(path) if path.is_dir() else path.stem
 
     def footage(self, index: int = 0, problems: dict[str, str] | None = None) -> Footage:
         """The video with its passes; the masks are read now, frames when they are asked for.
@@ -152,15 +160,17 @@ class _Take:
                     f"{movie.frame_names[-1]}; give a name or a number from 0"
                 )
         asked = None if settings.masks is None else [name.strip() for name in settings.masks.split(",")]
-        prompts = read_prompts(self.mask, movie.frame_names, movie.size, default, asked)
+        said = settings.frame is not None
+        prompts = read_prompts(self.mask, movie.frame_names, movie.size, default, asked, said)
         orders = passes(settings.direction, prompts, last + 1)
         read = movie.reader(settings.short_side)
         return Footage(
             _video(self, index, range(last + 1), {}, movie.reader()),
             tuple(_video(self, index, order, prompts, read) for order in orders),
             movie.seconds,
-            _identity(movie, prompts, orders, settings.short_side),
-            problems,
+            identity=_identity(movie, prompts, orders, settings.short_side),
+            given=prompts.words,
+            problems=problems,
         )
 
 
@@ -221,7 +231,7 @@ def _no_target(t: int) -> None:
     return None
 
 
-def _identity(movie: Movie, prompts: dict[int, np.ndarray], orders: Sequence[range], short_side: int | None) -> str:
+def _identity(movie: Movie, prompts: Prompts, orders: Sequence[range], short_side: int | None) -> str:
     digest = hashlib.sha256(f"{movie.identity} {movie.size} {orders} {short_side}".encode())
     for t in sorted(prompts):
         digest.update(f"{t} {prompts[t].shape}".encode() + prompts[t].tobytes())
@@ -236,20 +246,24 @@ def _videos(path: Path) -> list[Path]:
     """
     if not path.is_dir():
         return []
-    inside = sorted((p for p in path.iterdir() if not p.name.startswith(".")), key=lambda p: natural(p.name))
-    movies = [p for p in inside if p.is_file() and p.suffix.lower() in MOVIE_SUFFIXES]
-    if any(p.is_file() and p.suffix.lower() in IMAGE_SUFFIXES for p in inside):
+    inside = visible(path)
+    movies = [p for p in inside if not p.is_dir() and p.suffix.lower() in MOVIE_SUFFIXES]
+    pictures = {*IMAGE_SUFFIXES, *FOREIGN} - {*MOVIE_SUFFIXES}
+    if any(not p.is_dir() and p.suffix.lower() in pictures for p in inside):
         if movies:
             raise ValueError(f"{path}: frames of a video, or videos such as {movies[0].name}? Move one kind elsewhere")
         return []
-    return [p for p in inside if p.is_dir() or p in movies]
+    clips = [p for p in inside if p.is_dir() or p in movies or not p.exists()]  # a link to nothing is a problem
+    if clips:
+        left_aside(path, [p for p in inside if p not in clips])
+    return clips
 
 
 def _mask_of(video: Path, masks: Path) -> Path:
     """The mask of one of several videos."""
     if not masks.is_dir():
         raise FileNotFoundError(f"{masks}: no such folder; for a folder of videos give one with a mask for each")
-    name = video.name if video.is_dir() else video.stem
+    name = name_of(video) if video.is_dir() else video.stem
     found = [path for path in (masks / name, *(masks / f"{name}{suffix}" for suffix in SUFFIXES)) if path.exists()]
     if len(found) != 1:
         what = " and ".join(path.name for path in found) or "no mask"

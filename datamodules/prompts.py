@@ -2,25 +2,43 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.annotations import (
     COLOUR,
     DAVIS_COLOURS,
     MOST,
-    PICTURES,
     SUFFIXES,
+    Code,
     Given,
     Key,
     check_suffix,
     read_annotation,
 )
+from datamodules.foreign_json import array, identifier, read_json, shown, table
+from datamodules.frame_names import FrameNames, frame_number, natural
+from datamodules.mask_folder import MaskFolder, find_masks_of_frames
+from datamodules.run_lengths import is_missing
+from lightning_vos.names import below
+
+_NAMED = 6  # frames that a line tells of
+
+
+class Prompts(dict[int, np.ndarray]):
+    """Frame number -> ``(H, W)`` uint8 ids, 0 where nothing is given.
+
+    Attributes:
+        words: which objects start on which frames, from which files, in one line.
+    """
+
+    words = ""
 
 
 def read_prompts(
@@ -29,19 +47,23 @@ def read_prompts(
     size: tuple[int, int],
     default: int = 0,
     asked: Sequence[str] | None = None,
-) -> dict[int, np.ndarray]:
+    said: bool = False,
+) -> Prompts:
     """Read the masks that were asked for, and no other file.
 
     ``mask`` is one of
 
     * a picture (png, bmp) of labels: palette indices or grey ids, 0 is background, 255 void; a picture of 0 and 255
       (or of one grey) shows one object; in an RGB picture every colour but black is an object, and where all colours
-      are of the DAVIS palette they stand for its indices; what is transparent is background;
-    * a folder of such pictures, each named as the frame that it belongs to;
-    * a folder of pictures of one object each (all that is not 0), or a folder of such folders, named as their frames.
-      A file name from 1 to 254 is the object's id. Where objects overlap the smaller one is seen;
+      are of the DAVIS palette they stand for its indices; what is transparent is background. A palette PNG whose
+      background is not index 0 is read by its colours, too;
+    * a folder of such pictures, each named as the frame that it belongs to, or with its number;
+    * a folder of pictures of one object each (all that is not 0), named otherwise; or folders of such pictures, one for
+      each frame (``00000/2.png``) or one for each object (``002/00000.png``). A name from 1 to 254 is the object's id,
+      unless one of them is 0. Where objects overlap the smaller one is seen;
     * a JSON file of COCO run-length codes (or polygons): one, a list, or a COCO data set. ``frame`` of an entry, or
-      the file name of its image, says the frame, ``track_id`` the id of the object.
+      the file name of its image, says the frame, ``track_id`` the id of the object. Entries without a mask are left
+      out, with a warning.
 
     Objects without an id are numbered from 1 in the order of their names or colours. The same id on a later frame
     corrects an object, a new one adds it.
@@ -52,46 +74,82 @@ def read_prompts(
         size: ``(H, W)`` of the video.
         default: frame of a mask that names none.
         asked: names of the frames whose masks are read where there are several; ``None``: the first one alone, since
-            a folder of all masks is usually ground truth; ``["all"]``: every one.
+            a folder of all masks is usually ground truth; ``["all"]``: every one, also where objects have left.
+        said: whether the user has named the frame ``default``.
 
     Returns:
-        Frame number -> ``(H, W)`` uint8 ids, 0 where nothing is given.
+        The masks by frame, and a line that says what they are.
 
     Raises:
         FileNotFoundError: there is no such mask.
-        ValueError: it shows no object or too many, is of another size, or cannot be understood.
+        ValueError: it shows no object or too many, is of another size, belongs to no frame, or cannot be understood.
     """
     if not mask.exists():
         raise FileNotFoundError(f"{mask}: no such mask; give the mask of the first frame, or a folder of masks")
-    found = _found(mask, frame_names, default)
+    folder = _found(mask, frame_names, default, said)
+    found, is_all = folder.given, list(asked or ()) == ["all"]
+    if folder.strays and (is_all or not found):
+        raise ValueError(
+            f"{folder.strays[0]}: the video has no such frame, only {frame_names[0]} to {frame_names[-1]}; name the "
+            f"mask as its frame is named, or remove it ({len(folder.strays)} such)"
+        )
     if not found:
         raise ValueError(f"{mask}: no mask in it; masks are {', '.join(SUFFIXES)} files")
-    annotations = {t: read_annotation(mask, found[t], size) for t in _chosen(mask, found, frame_names, asked)}
+    chosen = _chosen(mask, found, frame_names, asked)
+    annotations = {t: read_annotation(mask, found[t], size, is_all or folder.by_object) for t in chosen}
     ids = _numbered(mask, {key for annotation in annotations.values() for key in annotation.keys})
-    return {
-        t: np.array([0, *(ids[key] for key in annotation.keys)], dtype=np.uint8)[annotation.labels]
-        for t, annotation in annotations.items()
-    }
+    prompts = Prompts()
+    for t, annotation in annotations.items():
+        if annotation.labels.any():
+            prompts[t] = np.array([0, *(ids[key] for key in annotation.keys)], dtype=np.uint8)[annotation.labels]
+    if not prompts:
+        raise ValueError(f"{mask}: the masks of {len(chosen)} frames are empty; mark every object to follow")
+    prompts.words = _words(prompts, {t: _files(mask, found[t]) for t in prompts}, ids, frame_names)
+    if asked is None and len(found) > 1:
+        prompts.words += f"; {len(found) - 1} more frames have masks that are not read (--data.masks=all reads them)"
+    if folder.strays:
+        prompts.words += f"; {len(folder.strays)} files are of no frame, such as {folder.strays[0].name}"
+    return prompts
 
 
-def frame_number(name: str, frame_names: Sequence[str]) -> int | None:
-    """Number of the frame called ``name``: the very name, or else the same number (7 for 00007); ``None``: no such."""
-    if name in frame_names:
-        return frame_names.index(name)
-    if not name.isdecimal():
-        return None
-    same = [t for t, other in enumerate(frame_names) if other.isdecimal() and int(other) == int(name)]
-    return same[0] if len(same) == 1 else None
+def _words(prompts: Prompts, files: dict[int, str], ids: dict[Key, int], frame_names: Sequence[str]) -> str:
+    """Which objects start on which frames, from which files."""
+    names = {id_: key for key, id_ in ids.items() if key != id_}
+    seen: set[int] = set()
+    parts: list[str] = []
+    for t in sorted(prompts):
+        new = [int(id_) for id_ in np.unique(prompts[t]) if id_ and id_ not in seen]
+        seen.update(new)
+        if not new:
+            continue
+        called = ", ".join(f"{id_} ({_called(names[id_])})" if id_ in names else str(id_) for id_ in new)
+        some, verb = ("object", "starts") if len(new) == 1 else ("objects", "start")
+        parts.append(f"{some} {called} {verb} on frame {frame_names[t]} ({files[t]})")
+    more = [f"and {len(parts) - _NAMED} more frames"] if len(parts) > _NAMED else []
+    return "; ".join(parts[:_NAMED] + more)
+
+
+def _files(mask: Path, given: Given) -> str:
+    """The files of a frame, as seen from where the masks lie."""
+    if isinstance(given, list):
+        return mask.name
+    paths = [given] if isinstance(given, Path) else list(given.values())
+    names = [path.relative_to(mask.parent).as_posix() for path in paths[:_NAMED]]
+    return ", ".join(names) + (f" and {len(paths) - _NAMED} more" if len(paths) > _NAMED else "")
+
+
+def _called(key: Key) -> str:
+    return key if isinstance(key, str) else f"#{key - COLOUR:06x}"
 
 
 # ---------------------------------------------------------------- which frames have masks
 
 
-def _found(mask: Path, frame_names: Sequence[str], default: int) -> dict[int, Given]:
-    """What lies where: frame number -> what is given there, none of it read (but a JSON file)."""
+def _found(mask: Path, frame_names: Sequence[str], default: int, said: bool) -> MaskFolder:
+    """What lies where, none of it read (but a JSON file)."""
     if mask.is_file():
         if mask.suffix.lower() == ".json":
-            return _codes(mask, frame_names, default)
+            return MaskFolder(_codes(mask, frame_names, default))
         check_suffix(mask)
         named = frame_number(mask.stem, frame_names)
         if named is None and mask.stem.isdecimal():
@@ -99,55 +157,69 @@ def _found(mask: Path, frame_names: Sequence[str], default: int) -> dict[int, Gi
                 f"{mask}: the video has no frame {mask.stem}, only {frame_names[0]} to {frame_names[-1]}; name the "
                 "mask as its frame is named, or without a number"
             )
-        return {default if named is None else named: mask}
-    numbers = {name: t for t, name in enumerate(frame_names)}
-    found: dict[int, Given] = {}
-    objects: list[Path] = []
-    for path in sorted(mask.iterdir()):
-        if path.name.startswith(".") or (path.is_file() and path.suffix.lower() not in PICTURES):
-            continue
-        t = numbers.get(path.name if path.is_dir() else path.stem)
-        if t is None:
-            objects += [path] if path.is_file() else []
-        elif t in found:
-            raise ValueError(f"{path}: another mask of frame {path.stem} lies beside it; keep one of the two")
-        else:
-            found[t] = path if path.is_file() else _pictures(path)
-    return found or ({default: objects} if objects else {})
-
-
-def _pictures(folder: Path) -> list[Path]:
-    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURES and not p.name.startswith("."))
-    if not paths:
-        raise ValueError(f"{folder}: no mask in it; put a picture of every object there, or remove the folder")
-    return paths
+        return MaskFolder({default if named is None else named: mask})
+    return find_masks_of_frames(mask, FrameNames(frame_names), default if said else None)
 
 
 def _codes(path: Path, frame_names: Sequence[str], default: int) -> dict[int, Given]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not a JSON file ({error}); give COCO run-length codes") from error
-    entries = content if isinstance(content, list) else [content]
-    images: dict[Any, str] = {}
-    if isinstance(content, dict) and "annotations" in content:
-        entries = content["annotations"]
-        images = {image["id"]: Path(image["file_name"]).stem for image in content.get("images", [])}
+    content = read_json(path)
+    is_set = isinstance(content, dict) and "annotations" in content
+    entries = array(content["annotations"], f"{path}, annotations") if is_set else content
+    images = _images(path, content) if is_set and content.get("images") is not None else None
     numbers = {name: t for t, name in enumerate(frame_names)}
     found: dict[int, Given] = defaultdict(list)
-    for entry in entries:
-        if not isinstance(entry, dict) or not {"counts", "segmentation"} & entry.keys():
-            raise ValueError(f"{path}: an entry without segmentation or counts; give COCO run-length codes")
-        if not isinstance(entry.get("track_id", 1), int):
-            raise ValueError(f"{path}: track_id={entry['track_id']!r}; ids are whole numbers from 1 to {MOST}")
-        name = str(entry.get("frame", images.get(entry.get("image_id"), "")))
+    unknown: set[int | str] = set()
+    without = 0
+    for place, entry in enumerate(entries if isinstance(entries, list) else [entries], 1):
+        where = f"{path}, entry {place}"
+        if not is_set and not {"counts", "segmentation"} & table(entry, where).keys():
+            raise ValueError(f"{where}: an entry without segmentation or counts; give COCO run-length codes")
+        segmentation = table(entry, where).get("segmentation", entry if "counts" in entry else None)
+        if is_missing(segmentation):
+            without += 1
+            continue
+        track = entry.get("track_id")
+        if type(track) not in (int, NoneType):
+            raise ValueError(f"{where}: track_id={shown(track)}; ids are whole numbers from 1 to {MOST}")
+        name = _frame_of(entry, images, where, unknown)
         t = numbers[name] if name in numbers else frame_number(name, frame_names) if name else default
         if t is None:
             raise ValueError(
-                f"{path}: the video has no frame {name!r}, only {frame_names[0]} to {frame_names[-1]}; correct it"
+                f"{where}: the video has no frame {shown(name)}, only {frame_names[0]} to {frame_names[-1]}; correct it"
             )
-        found[t].append(entry)  # type: ignore[union-attr, arg-type]
+        found[t].append(Code(where, track, segmentation))  # type: ignore[union-attr, arg-type]
+    if len(unknown) > 1:
+        raise ValueError(f"{path}: masks of {len(unknown)} images, but no list of images; add it, or a frame to each")
+    if without:
+        rank_zero_warn(f"{path}: {without} entries have no mask; they are left out")
     return dict(found)
+
+
+def _images(path: Path, content: dict[str, Any]) -> dict[int | str, str]:
+    """Id -> name of the frame, of the images of a COCO data set."""
+    names: dict[int | str, str] = {}
+    for place, entry in enumerate(array(content["images"], f"{path}, images"), 1):
+        where = f"{path}, image number {place}"
+        id_ = identifier(table(entry, where).get("id"), f"{where}, id")
+        if id_ in names:
+            raise ValueError(f"{where}: the id {shown(id_)} is that of another image; give each its own")
+        names[id_] = below("", entry.get("file_name"), where).stem
+    return names
+
+
+def _frame_of(entry: dict[str, Any], images: dict[int | str, str] | None, where: str, unknown: set[int | str]) -> str:
+    """Name of the frame of an entry; empty if it says none. An image that is on no list becomes ``unknown``."""
+    if entry.get("frame") is not None:
+        return str(identifier(entry["frame"], f"{where}, frame"))
+    if entry.get("image_id") is None:
+        return ""
+    image = identifier(entry["image_id"], f"{where}, image_id")
+    if images is None:
+        unknown.add(image)
+        return ""
+    if image not in images:
+        raise ValueError(f"{where}: there is no image {shown(image)}; correct image_id or add the image")
+    return images[image]
 
 
 def _chosen(mask: Path, found: dict[int, Given], frame_names: Sequence[str], asked: Sequence[str] | None) -> list[int]:
@@ -169,7 +241,7 @@ def _numbered(mask: Path, keys: Iterable[Key]) -> dict[Key, int]:
     ids: dict[Key, int] = {key: key for key in keys if isinstance(key, int) and key < COLOUR}
     if wrong := [key for key in ids.values() if not 1 <= key <= MOST]:
         raise ValueError(f"{mask}: id {wrong[0]}; ids are 1 to {MOST}, one for each object")
-    others = sorted(keys - ids.keys(), key=lambda key: (isinstance(key, str), key))
+    others = sorted(keys - ids.keys(), key=lambda key: (isinstance(key, str), natural(str(key))))
     if all(key in DAVIS_COLOURS for key in others):
         return ids | {key: DAVIS_COLOURS[key] for key in others if isinstance(key, int)}
     free = [id_ for id_ in range(1, MOST + 1) if id_ not in ids.values()]

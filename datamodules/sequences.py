@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from datamodules.frame_names import frame_numbers
 from datamodules.images import image_size, read_image, resize_labels
 from datamodules.layouts import VideoFiles
 from datamodules.samplers import ClipKey
@@ -191,7 +192,7 @@ class TrainingSequences(Dataset[Clip]):
         """Numbers of the clip's frames, and the labels of the first, which had to be read to choose it."""
         annotated = sorted(video.masks)
         stems = [video.frames[t].stem for t in annotated]
-        clock = [int(stem) for stem in stems] if all(stem.isdigit() for stem in stems) else annotated
+        clock = frame_numbers(stems) or annotated
         backwards = bool(rng.random() < 0.5)
         for _ in range(FIRST_FRAME_TRIES):
             chosen = _directed(clock, self.clip_length, max_skip, rng, backwards)

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from lightning_vos.discovery import find
 from lightning_vos.settings import build, overlaid, parameters
 
+PARTS = {"method": str, "network": str, "state_dict": Mapping, "hyper_parameters": Mapping}
+
 
 def read_checkpoint(path: str) -> dict[str, Any]:
     """Read a checkpoint that training wrote, without running any code in it.
@@ -20,11 +22,14 @@ def read_checkpoint(path: str) -> dict[str, Any]:
         ValueError: the file is something else, or damaged.
     """
     checkpoint = read_file(path, "a checkpoint")
-    missing = {"method", "network", "state_dict", "hyper_parameters"} - set(
-        checkpoint if isinstance(checkpoint, dict) else ()
-    )
+    missing = PARTS.keys() - set(checkpoint if isinstance(checkpoint, dict) else ())
     if missing:
         raise ValueError(f"{path}: not a checkpoint of this project, {', '.join(sorted(missing))} not in it")
+    wrong = [name for name, kind in PARTS.items() if not isinstance(checkpoint[name], kind)]
+    if not wrong:
+        wrong = [str(name) for name, value in checkpoint["state_dict"].items() if not isinstance(value, Tensor)]
+    if wrong:
+        raise ValueError(f"{path}: {wrong[0]!r} in it is not of the right kind; the checkpoint is damaged")
     return checkpoint
 
 

@@ -88,6 +88,36 @@ def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(labels[None, None].float(), size=size, mode="nearest-exact")[0, 0].to(labels.dtype)
 
 
+def shrink_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
+    """:func:`resize_labels` that keeps every object: one that would vanish gets the free pixel nearest to its middle.
+
+    A pixel is free that is not the only one of another object; where there are more objects than pixels, some vanish.
+
+    Args:
+        labels: ``(H, W)`` uint8.
+        size: ``(h, w)``.
+
+    Returns:
+        ``(h, w)`` uint8.
+    """
+    resized = resize_labels(labels, size)
+    if resized is labels:
+        return labels
+    kept = set(resized.unique().tolist())
+    for label in labels.unique().tolist():
+        if label == 0 or label in kept:
+            continue
+        free = (resized == 0) | (torch.bincount(resized.flatten(), minlength=256)[resized.long()] > 1)
+        if not free.any():
+            break
+        middle = (labels == label).nonzero().float().add(0.5).mean(dim=0)
+        row, column = (middle[i] * size[i] / labels.shape[i] - 0.5 for i in (0, 1))
+        rows, columns = (torch.arange(side, device=labels.device) for side in size)
+        distance = (rows - row).square()[:, None] + (columns - column).square()
+        resized.view(-1)[distance.masked_fill(~free, float("inf")).argmin()] = label
+    return resized
+
+
 def tight_boxes(masks: Tensor) -> tuple[Tensor, Tensor]:
     """Box around each mask.
 

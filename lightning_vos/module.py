@@ -22,7 +22,7 @@ from lightning_vos.segmenter import Segmenter
 from lightning_vos.settings import complete
 from lightning_vos.streaming import stream
 from lightning_vos.types import ClipBatch
-from lightning_vos.video import Footage, Video
+from lightning_vos.video import Footage, Video, why
 
 
 class VOSModule(Segmenter, LightningModule):
@@ -259,7 +259,7 @@ class VOSModule(Segmenter, LightningModule):
         """Segment a user's video, pass after pass; the frame callbacks write what comes out.
 
         Raises:
-            ValueError, OSError: the video cannot be read or the masks cannot be written, unless ``footage`` takes note.
+            Exception: the video cannot be segmented, unless ``footage`` takes note.
         """
         try:
             for callback in self._frame_callbacks():
@@ -268,11 +268,11 @@ class VOSModule(Segmenter, LightningModule):
                 self.segment_video(video)
             for callback in self._frame_callbacks():
                 callback.on_footage_end(self.trainer, self, footage)
-        except (ValueError, OSError) as error:
+        except Exception as error:
             if footage.problems is None:
                 raise
-            footage.problems[footage.video.name] = str(error)
-            rank_zero_warn(f"{footage.video.name}: {error}; going on with the next video")
+            footage.problems[footage.video.name] = why(error)
+            rank_zero_warn(f"{footage.video.name}: {why(error)}; going on with the next video")
 
     def segment_video(self, video: Video) -> None:
         """Stream a video and hand every frame's labels to the trainer's frame callbacks."""

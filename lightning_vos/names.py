@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path, PurePosixPath
+import unicodedata
+from pathlib import Path, PureWindowsPath
+
+LONGEST = 240  # bytes; file systems allow 255, and names get endings such as .json
 
 
 def component(name: object, where: str) -> str:
@@ -16,29 +19,44 @@ def component(name: object, where: str) -> str:
         The name, as text.
 
     Raises:
-        ValueError: it is no text, empty, hidden, or leads to another folder.
+        ValueError: it is no text, empty, hidden, too long, has control characters, or leads to another folder.
     """
     if not isinstance(name, str):
-        raise ValueError(f"{where}: the name {name!r} is no text; correct it")
-    if not name.strip() or name.startswith(".") or any(c in name for c in "/\\\0") or not name.isprintable():
-        raise ValueError(f"{where}: the name {name!r} cannot be that of a folder or file; rename it")
+        raise ValueError(f"{where}: the name {_shown(name)} is no text; correct it")
+    if not name.strip() or name.startswith(".") or "/" in name or "\\" in name or not _can_be_written(name):
+        raise ValueError(f"{where}: the name {_shown(name)} cannot be that of a folder or file; rename it")
     return name
 
 
 def below(root: str | Path, name: object, where: str) -> Path:
-    """A path that a foreign file names, which must lie below a folder.
+    r"""A path that a foreign file names, which must lie below a folder.
 
     Args:
         root: the folder; links in it are followed, wherever they lead.
-        name: relative, with ``/`` between its parts.
+        name: relative, with ``/`` or ``\`` between its parts.
         where: the file and the entry, for the message.
 
     Raises:
-        ValueError: it is no text, or leads out of the folder.
+        ValueError: it is no text, cannot be a path, or leads out of the folder.
     """
-    if not isinstance(name, str) or not name.strip("/. ") or "\0" in name:
-        raise ValueError(f"{where}: the path {name!r} names no file; correct it")
-    path = PurePosixPath(name.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
-        raise ValueError(f"{where}: the path {name!r} leads out of {root}; give one below it")
+    if not isinstance(name, str) or not name.strip("/\\. "):
+        raise ValueError(f"{where}: the path {_shown(name)} names no file; correct it")
+    path = PureWindowsPath(name)  # knows both strokes, and C:
+    if path.drive or path.root or ".." in path.parts:
+        raise ValueError(f"{where}: the path {_shown(name)} leads out of {root}; give one below it")
+    if not all(map(_can_be_written, path.parts)):
+        raise ValueError(f"{where}: the path {_shown(name)} cannot be that of a file; rename it")
     return Path(root, *path.parts)
+
+
+def _can_be_written(name: str) -> bool:
+    """Neither control characters, line ends nor halves of a character, and not too long."""
+    return (
+        not any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in name)
+        and len(name.encode()) <= LONGEST
+    )
+
+
+def _shown(name: object) -> str:
+    text = ascii(name) if isinstance(name, str) and not name.isprintable() else repr(name)
+    return text if len(text) <= 80 else f"{text[:80]}..."

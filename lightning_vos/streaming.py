@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from lightning_vos.functional import one_hot, resize_labels, to_labels
+from lightning_vos.functional import one_hot, shrink_labels, to_labels
 from lightning_vos.segmenter import Segmenter
 from lightning_vos.video import Video
 
@@ -19,7 +19,7 @@ def stream(
 
     Args:
         segmenter: outside of a sequence. Its sequence ends when the iterator does, or is closed.
-        video: its prompts are brought to the size of the frames.
+        video: its prompts are brought to the size of the frames; every object keeps a pixel.
         on_start: called with the number of every frame that lies on the device and is about to be segmented.
 
     Yields:
@@ -38,7 +38,7 @@ def stream(
         for t, frame in enumerate(video, video.start):
             mask = None
             if t in video.prompts:
-                prompt = resize_labels(video.prompts[t].to(frame.device), (frame.shape[-2], frame.shape[-1]))
+                prompt = shrink_labels(video.prompts[t].to(frame.device), (frame.shape[-2], frame.shape[-1]))
                 num_objects = max(num_objects, given[t])
                 mask = one_hot(prompt, num_objects).unsqueeze(0)
             if on_start is not None:

@@ -106,6 +106,7 @@ class Footage:
             some of them, in its own direction. Where two passes see a frame, the later one has the last word on every
             object that has started in it.
         seconds: time at which each frame is shown.
+        given: what is given of it, in words: which objects start on which frames, from which files.
         identity: changes when files, given masks or passes do.
         problems: where it is noted, by name, why a video could not be segmented, so that the next one has its turn;
             ``None``: the error is raised.
@@ -115,6 +116,7 @@ class Footage:
     passes: tuple[Video, ...]
     seconds: Sequence[float]
     identity: str = ""
+    given: str = ""
     problems: dict[str, str] | None = None
 
     @classmethod
@@ -130,3 +132,9 @@ class Footage:
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Footage:
         """The same footage with passes that deliver their frames on ``device``; what is drawn on stays on the CPU."""
         return replace(self, passes=tuple(video.to(device, non_blocking) for video in self.passes))
+
+
+def why(error: Exception) -> str:
+    """One line on why a video could not be segmented; errors that nobody foresaw are named by their kind, too."""
+    text = " ".join(str(error).split())
+    return text if text and isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {text}"

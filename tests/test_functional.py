@@ -8,7 +8,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_vos.functional import aggregate, one_hot, pad_to_stride, resize_labels, to_labels, topk_read, unpad
+from lightning_vos.functional import (
+    aggregate,
+    one_hot,
+    pad_to_stride,
+    resize_labels,
+    shrink_labels,
+    to_labels,
+    topk_read,
+    unpad,
+)
 from lightning_vos.losses import bootstrap_fraction, bootstrapped_cross_entropy, dice_loss
 from lightning_vos.memory import KeyValueBank
 
@@ -115,6 +124,23 @@ def test_plain_bank_keeps_the_first_and_the_newest() -> None:
     bank.reset()
     assert bank.is_empty
     assert len(bank) == 0
+
+
+def test_no_object_vanishes_when_labels_shrink() -> None:
+    labels = torch.zeros(40, 60, dtype=torch.uint8)
+    labels[8:32, 8:32] = 1
+    for object_, (row, column) in {2: (1, 1), 3: (2, 1), 4: (19, 21), 5: (39, 59)}.items():
+        labels[row, column] = object_
+    plain, kept = resize_labels(labels, (10, 15)), shrink_labels(labels, (10, 15))
+    assert plain.unique().tolist() == [0, 1]
+    assert kept.unique().tolist() == [0, 1, 2, 3, 4, 5]
+    assert (kept != plain).sum() == 4  # a pixel each, and nothing else has changed
+    assert [(kept == object_).nonzero().tolist() for object_ in (4, 5)] == [[[4, 5]], [[9, 14]]]
+    assert all((kept == object_).nonzero().max() <= 1 for object_ in (2, 3))  # neighbours, where both would lie at 0, 0
+    assert shrink_labels(labels, (40, 60)) is labels
+    large = labels.where(labels == 1, torch.zeros_like(labels))
+    assert torch.equal(shrink_labels(large, (10, 15)), resize_labels(large, (10, 15)))
+    assert shrink_labels(labels, (1, 2)).unique().numel() == 2  # more objects than pixels
 
 
 def test_bank_refuses_misuse() -> None:

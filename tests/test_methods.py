@@ -14,7 +14,9 @@ from torch import Tensor
 from lightning_vos import VOSModule
 from lightning_vos.functional import one_hot
 from lightning_vos.memory import SequenceState
+from lightning_vos.streaming import stream as stream_video
 from lightning_vos.types import Clip, ClipBatch
+from lightning_vos.video import Video
 
 pytestmark = pytest.mark.parametrize("method", METHODS)
 
@@ -38,6 +40,18 @@ def stream(
 
 def test_every_method_has_a_small_version(method: str) -> None:
     assert method in SMALL
+
+
+def test_an_object_too_small_for_the_working_size_is_followed(method: str) -> None:
+    model = small(method)
+    frames, labels = squares(1, 4, 1)
+    prompt = labels[0, 0].repeat_interleave(4, dim=0).repeat_interleave(4, dim=1)
+    prompt[0, 0] = 2
+    video = Video(0, "v", tuple(prompt.shape), (1, 2), {0: prompt}, "abcd", lambda t: frames[0, t], lambda t: None)
+    given = []
+    model.memorize, memorize = lambda *args: (given.append(args[-1]), memorize(*args)), model.memorize
+    assert len(list(stream_video(model, video))) == 4
+    assert given[0].flatten(2).sum(dim=2).int().tolist()[0][1] == 1
 
 
 @pytest.mark.parametrize("objects", [1, 5])

@@ -8,6 +8,7 @@ from typing import Literal
 
 from datamodules.layouts.sequence_set import Readers, SequenceSet, find_frames, find_masks, nowhere
 from datamodules.layouts.video_files import VideoFiles
+from datamodules.listing import names_on
 
 # Below the set's root: the official archive, beside it, the folders of the STCN family, those of AOT. DAVIS 2016 is
 # often read from the 2017 archive, which carries its lists.
@@ -30,9 +31,9 @@ class DavisSet(SequenceSet):
     """Sequences in the layout of DAVIS.
 
     ``JPEGImages/<resolution>/<sequence>/<frame>.jpg``, ``Annotations/<resolution>/<sequence>/<frame>.png``, names of
-    the sequences in ``ImageSets/<year>/<split>.txt``. Found in ``root`` itself, in ``DAVIS``, ``DAVIS/<year>``,
-    ``DAVIS/<year>/trainval``, ``DAVIS/<year>/test-dev`` or ``datasets/DAVIS`` below it. All objects start on the first
-    frame; the other frames are all annotated, or none is (test-dev).
+    the sequences, one a line, in ``ImageSets/<year>/<split>.txt``. Found in ``root`` itself, in ``DAVIS``,
+    ``DAVIS/<year>``, ``DAVIS/<year>/trainval``, ``DAVIS/<year>/test-dev`` or ``datasets/DAVIS`` below it. All objects
+    start on the first frame; the other frames are all annotated, or none is (test-dev).
 
     Args:
         root: folder of the set, relative to the data module's ``root``.
@@ -61,6 +62,7 @@ class DavisSet(SequenceSet):
 
         Raises:
             FileNotFoundError: no data in any of the places tried, or the list is missing.
+            ValueError: the list is not text, or a name on it cannot be that of a folder, or is there twice.
         """
         tried = list(dict.fromkeys(root / base.format(year=self.year) for base in BASES))
         bases = [base for base in tried if (base / "JPEGImages" / self.resolution).is_dir()]
@@ -74,8 +76,7 @@ class DavisSet(SequenceSet):
                 f"{bases[0] / entry}: no such list; lists for year {self.year}: {', '.join(there) or 'none'}; "
                 "correct split or year"
             )
-        names = (base / entry).read_text(encoding="utf-8").split()
-        return {name: partial(self._video, base, name, dense) for name in names}
+        return {name: partial(self._video, base, name, dense) for name in names_on(base / entry)}
 
     def _video(self, base: Path, name: str, dense: bool) -> VideoFiles:
         frames = find_frames(base / "JPEGImages" / self.resolution / name)

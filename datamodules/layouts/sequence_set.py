@@ -6,9 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from datamodules.frame_names import FrameNames
 from datamodules.layouts.video_files import VideoFiles
-
-FRAME_SUFFIXES = (".jpg", ".jpeg", ".png")
+from datamodules.listing import check_order, pictures
+from lightning_vos.names import component
 
 Readers = dict[str, Callable[[], VideoFiles]]
 
@@ -60,11 +61,13 @@ class SequenceSet(ABC):
 
         Raises:
             FileNotFoundError: no data in any of the places tried, or a list is missing.
-            ValueError: the split is empty.
+            ValueError: the split is empty, or a name on its list is not that of a folder.
         """
         found = self.find(root / self.root, dense)
         if not found:
             raise ValueError(f"{root / self.root}: split {self.split!r} is empty; check its list or folder")
+        for name in found:  # masks are written to folders of these names
+            component(name, f"{root / self.root}, split {self.split!r}")
         return found
 
     def videos(self, root: Path, dense: bool = False) -> list[VideoFiles]:
@@ -92,30 +95,34 @@ def find_frames(folder: Path) -> tuple[Path, ...]:
 
     Raises:
         FileNotFoundError: no such folder, or no frame in it.
+        ValueError: two files of one frame, names of different kinds, or pictures that are not read.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such sequence; add its frames or take it off the list")
-    frames = tuple(sorted((p for p in folder.iterdir() if p.suffix.lower() in FRAME_SUFFIXES), key=_order))
+    frames = tuple(pictures(folder))
     if not frames:
-        raise FileNotFoundError(f"{folder}: no frame (jpg, png); add them or take the sequence off the list")
+        raise FileNotFoundError(f"{folder}: no frame (jpg, png, bmp); add them or take the sequence off the list")
+    check_order(frames)
     return frames
 
 
 def find_masks(folder: Path, frames: Sequence[Path]) -> dict[int, Path]:
-    """Frame number (0-based) -> the mask that is called as the frame is, rising.
+    """Frame number (0-based) -> the mask that is called as the frame is, or has its number, rising.
 
     Raises:
         FileNotFoundError: no such folder.
-        ValueError: a mask without a frame.
+        ValueError: a mask without a frame, two masks of one, or pictures that are no masks.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder of masks; add it or take the sequence off the list")
-    number = {frame.stem: t for t, frame in enumerate(frames)}
-    files = sorted((path for path in folder.iterdir() if path.suffix.lower() == ".png"), key=_order)
-    if lone := [path for path in files if path.stem not in number]:
+    names = FrameNames([frame.stem for frame in frames])
+    files = pictures(folder, (".png",))
+    if lone := [path for path in files if names.find(path.stem) is None]:
         raise ValueError(f"{lone[0]}: a mask without a frame ({len(lone)} of {len(files)}); remove it or add its frame")
-    return {number[path.stem]: path for path in files}
-
-
-def _order(path: Path) -> tuple[int, str]:
-    return (int(path.stem) if path.stem.isdigit() else 0, path.stem)
+    masks: dict[int, Path] = {}
+    for path in files:
+        t = names.find(path.stem)
+        assert t is not None
+        if masks.setdefault(t, path) is not path:
+            raise ValueError(f"{path}: {masks[t].name} is a mask of the same frame; keep one of the two")
+    return dict(sorted(masks.items()))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from datamodules.foreign_json import array, identifier, read_json, shown, table
+from datamodules.frame_names import frame_number, natural
 from datamodules.layouts.sequence_set import Readers, SequenceSet, find_frames, find_masks, nowhere
 from datamodules.layouts.video_files import VideoFiles
+from datamodules.listing import folders
+from lightning_vos.types import VOID
 
 BASES = ("", "all_frames", "YouTube", "YouTube/all_frames", "YouTubeVOS", "YouTubeVOS/all_frames")
 
@@ -34,6 +37,7 @@ class YouTubeVOSSet(SequenceSet):
 
         Raises:
             FileNotFoundError: no frames, or no masks, in any of the places tried.
+            ValueError: ``meta.json`` has no list of videos.
         """
         tried = [root / base / self.split for base in BASES]
         base = next((base for base in tried if (base / "JPEGImages").is_dir()), None)
@@ -46,14 +50,14 @@ class YouTubeVOSSet(SequenceSet):
             source = next((place for place in places if (place / "Annotations").is_dir()), base)
             if source is base:
                 raise nowhere(places, "Annotations")
-        meta = None
-        if (source / "meta.json").is_file():
-            meta = json.loads((source / "meta.json").read_text(encoding="utf-8"))["videos"]
-        names = sorted(meta) if meta else sorted(p.name for p in (base / "JPEGImages").iterdir() if p.is_dir())
-        objects = {} if meta is None or self.single_object else meta
-        return {name: partial(self._video, base, source, name, objects.get(name)) for name in names}
+        meta, file = None, source / "meta.json"
+        if file.is_file():
+            meta = table(table(read_json(file), str(file)).get("videos"), f"{file}, videos")
+        names = sorted(meta or (path.name for path in folders(base / "JPEGImages")))
+        listed = {} if meta is None or self.single_object else {name: entry or {} for name, entry in meta.items()}
+        return {name: partial(self._video, base, source, name, listed.get(name)) for name in names}
 
-    def _video(self, base: Path, source: Path, name: str, meta: dict | None) -> VideoFiles:
+    def _video(self, base: Path, source: Path, name: str, meta: object) -> VideoFiles:
         frames = find_frames(base / "JPEGImages" / name)
         masks = find_masks(source / "Annotations" / name, frames)
         if not masks:
@@ -62,13 +66,27 @@ class YouTubeVOSSet(SequenceSet):
         return VideoFiles(name, frames, masks, dict.fromkeys(masks) if listed is None else listed, self.single_object)
 
 
-def _listed(video: dict, frames: Sequence[Path], meta: Path) -> dict[int, list[int]]:
+def _listed(video: object, frames: Sequence[Path], meta: Path) -> dict[int, list[int]]:
     """Frame number -> ids that start there, rising."""
-    number = {frame.stem: t for t, frame in enumerate(frames)}
+    stems = [frame.stem for frame in frames]
+    where = f"{meta}, video {frames[0].parent.name!r}"
+    objects = table(table(video, where).get("objects"), f"{where}, objects")
     starts: dict[int, list[int]] = defaultdict(list)
-    for key in sorted(video["objects"], key=int):
-        first = min(video["objects"][key]["frames"])
-        if first not in number:
-            raise ValueError(f"{meta}: object {key} starts on {first}, not a frame of {frames[0].parent}; correct it")
-        starts[number[first]].append(int(key))
-    return dict(starts)
+    for key in sorted(objects, key=natural):
+        place = f"{where}, object {shown(key)}"
+        if not (key.isdecimal() and len(key) < 4 and 1 <= int(key) < VOID):
+            raise ValueError(f"{place}: ids are whole numbers from 1 to {VOID - 1}; correct it")
+        listed = table(objects[key], place).get("frames")
+        if not listed:
+            raise ValueError(
+                f"{place}: no frames; name them, or remove {meta.name}: objects start where masks show them"
+            )
+        names = [str(identifier(name, f"{place}, frames")) for name in array(listed, f"{place}, frames")]
+        first = min(names, key=natural)
+        t = frame_number(first, stems)
+        if t is None:
+            raise ValueError(f"{place} starts on {shown(first)}, not a frame of {frames[0].parent}; correct it")
+        if any(int(key) in ids for ids in starts.values()):
+            raise ValueError(f"{place}: another one has the same id; keep one of the two")
+        starts[t].append(int(key))
+    return dict(sorted(starts.items()))

@@ -15,7 +15,7 @@ from lightning_vos.checkpoint import read_checkpoint
 from lightning_vos.cli import run
 from lightning_vos.command_line import at_home
 from lightning_vos.compare.page import page
-from lightning_vos.compare.records import Record, read_record, run_names
+from lightning_vos.compare.records import Record, folder_name, read_record, run_names
 from lightning_vos.compare.tables import csv_table, markdown_table
 
 FILES = ("comparison.md", "comparison.csv", "comparison.html")
@@ -37,8 +37,11 @@ def compare(checkpoints: dict[str, Path], out: Path, options: Sequence[str]) -> 
 
     Raises:
         FileNotFoundError: there is no such checkpoint.
-        ValueError: a checkpoint cannot be read, its evaluation failed, or nothing was scored.
+        ValueError: a checkpoint cannot be read, its evaluation failed, nothing was scored, or two share a folder.
     """
+    folders = {name: folder_name(name) for name in checkpoints}
+    if len(set(folders.values())) < len(folders):
+        raise ValueError(f"two of {', '.join(folders)} would share a folder of {out}; give names of their own")
     # All are read before the first is evaluated: a damaged one must not be found after hours.
     steps = {name: int(read_checkpoint(str(path)).get("global_step", 0)) for name, path in checkpoints.items()}
     out.mkdir(parents=True, exist_ok=True)
@@ -46,7 +49,7 @@ def compare(checkpoints: dict[str, Path], out: Path, options: Sequence[str]) -> 
         (out / file).unlink(missing_ok=True)
     records = []
     for name, path in checkpoints.items():
-        folder = out / name.replace("/", "-")
+        folder = out / folders[name]
         command = [sys.executable, "-m", "lightning_vos", "validate", *options]
         command += [f"--ckpt_path={path}", f"--trainer.default_root_dir={folder}"]
         status = subprocess.run(command, check=False).returncode

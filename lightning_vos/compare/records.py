@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from lightning_vos.column import Column
 from lightning_vos.metrics import FrameScore
+from lightning_vos.names import component
 from lightning_vos.results_folder import ResultsFolder
 
 
@@ -93,7 +95,7 @@ def run_names(words: Sequence[str]) -> dict[str, Path]:
     ``runs/a/video/checkpoints/last.ckpt`` is ``a``; beside ``runs/a/static/checkpoints/last.ckpt`` it is ``a/video``.
 
     Raises:
-        ValueError: no checkpoint, or two of one name.
+        ValueError: no checkpoint, two of one name, or a name that is not that of a folder.
         FileNotFoundError: there is no such checkpoint.
     """
     if not words:
@@ -106,16 +108,26 @@ def run_names(words: Sequence[str]) -> dict[str, Path]:
         if Path(word).is_file() or not equals:  # a file may have = in its name, as Lightning's own do
             given.append((None, Path(word)))
         else:
-            given.append((name, Path(path)))
+            given.append((component(name, word), Path(path)))
         if not given[-1][1].is_file():
             raise FileNotFoundError(f"{given[-1][1]}: no such checkpoint; give PATH or NAME=PATH")
     shortenings: tuple[Callable[[Path], str], ...] = (_run, _stage, _file, str)
     for shorten in shortenings:
-        names = [name or shorten(path) for name, path in given]
-        if len(set(names)) == len(names):
+        names = [name or shorten(Path(os.path.abspath(path)) if ".." in path.parts else path) for name, path in given]
+        if len(set(map(folder_name, names))) == len(names):
             return dict(zip(names, (path for _, path in given), strict=True))
-    twice = next(name for name in names if names.count(name) > 1)
+    folders = [folder_name(name) for name in names]
+    twice = next(name for name, folder in zip(names, folders, strict=True) if folders.count(folder) > 1)
     raise ValueError(f"{twice}: given twice; give each checkpoint once, or names of their own as NAME=PATH")
+
+
+def folder_name(name: str) -> str:
+    """The folder below ``out`` of a checkpoint's results.
+
+    Raises:
+        ValueError: the name cannot be that of a folder.
+    """
+    return component(name.replace("/", "-"), f"checkpoint {name}")
 
 
 def _run(path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -239,24 +240,37 @@ def test_bad_videos_do_not_stop_the_others(
 ) -> None:
     frames, labels = moving_square(4)
     videos, masks = tmp_path / "videos", tmp_path / "masks"
-    for name in ("a", "d"):
+    good, bad = ["a", "b", "c", "d", "e", "f", "g"], ["cut", "half", "lone", "none", "turns"]
+    for name in [*good[:4], "none"]:
         write_movie(videos / f"{name}.mp4", frames)
+    for name in (*good[4:], "half", "lone"):
+        write_frames(videos / name, frames, suffix=".jpg")
+    for name in {*good, *bad} - {"lone"}:
         write_mask(masks / f"{name}.png", labels[0])
-    write_frames(videos / "b", frames, suffix=".jpg")
-    (videos / "b" / "00002.jpg").write_bytes((videos / "b" / "00002.jpg").read_bytes()[:-300])
-    write_mask(masks / "b" / "00000.png", labels[0])
-    (videos / "c.mp4").write_bytes(b"not a video")
-    write_mask(masks / "c.png", labels[0])
+    (videos / "none.mp4").write_bytes(b"not a video")
+    (videos / "half" / "00002.jpg").write_bytes((videos / "half" / "00002.jpg").read_bytes()[:-300])
+    cut = write_movie(videos / "cut.mkv", frames)
+    cut.write_bytes(cut.read_bytes()[:-300])
+    turns = write_movie(videos / "turns.ts", frames)
+    other = write_movie(tmp_path / "b.ts", moving_square(3, (48, 64))[0], seconds=[1, 1.04, 1.08])
+    turns.write_bytes(turns.read_bytes() + other.read_bytes())
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr("sys.argv", ["lightning_vos", *command(checkpoint, videos, masks, tmp_path / "out")])
     with pytest.raises(SystemExit) as stopped:
         run()
     assert stopped.value.code == 1
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("error: 2 of 4 videos were not segmented: c.mp4 (")
-    assert "00002.jpg: not a readable image" in error
-    assert {path.stem for path in (tmp_path / "out" / "manifests").iterdir()} == {"a", "d"}
-    assert {path.stem for path in (tmp_path / "out" / "overlays").iterdir()} == {"a", "d"}
+    assert error.startswith("error: 5 of 12 videos were not segmented: ")
+    for name, problem in {
+        "cut.mkv": "its end is missing",
+        "half": "00002.jpg: not a readable image",
+        "lone": "no mask in",
+        "none.mp4": "not a readable video",
+        "turns": "frame 4 is 48x64, the first one 32x48",
+    }.items():
+        assert re.search(rf"{name} \([^;]*{problem}", error), error
+    assert sorted(path.stem for path in (tmp_path / "out" / "manifests").iterdir()) == good
+    assert sorted(path.stem for path in (tmp_path / "out" / "overlays").iterdir()) == good
 
 
 # ---------------------------------------------------------------- the state of a sequence

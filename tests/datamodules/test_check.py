@@ -103,7 +103,7 @@ def rename(path: Path) -> None:
         (DAVIS.format("JPEGImages", 3, "jpg"), empty, r"00003.jpg: not a readable image .* replace"),
         (DAVIS.format("JPEGImages", 3, "jpg"), halve, "00003.jpg: is 12x18, the other frames are 24x36; make"),
         (DAVIS.format("JPEGImages", 3, "jpg"), Path.unlink, "00003.png: a mask without a frame"),
-        (DAVIS.format("JPEGImages", 3, "jpg"), rename, "a mask without a frame"),
+        (DAVIS.format("JPEGImages", 3, "jpg"), rename, "a00003.jpg: named in another way than 00000.jpg"),
         (DAVIS.format("Annotations", 3, "png"), Path.unlink, r"bear: 5 masks for 6 frames \(none for 00003\); add"),
         (DAVIS.format("Annotations", 3, "png"), cut, r"00003.png: not a readable image"),
         (DAVIS.format("Annotations", 3, "png"), empty, r"00003.png: not a readable image"),
@@ -119,7 +119,7 @@ def rename(path: Path) -> None:
         (DAVIS.format("Annotations", 0, "png"), paint(255), r"00000.png: 255 \(void\) on a first mask"),
         ("set/ImageSets/2017/val.txt", empty, r"split 'val' is empty"),
         ("set/ImageSets/2017/val.txt", Path.unlink, r"val.txt: no such list"),
-        ("set/ImageSets/2017/val.txt", lambda path: path.write_text("bear dog"), "480p/dog: no such sequence"),
+        ("set/ImageSets/2017/val.txt", lambda path: path.write_text("bear\ndog"), "480p/dog: no such sequence"),
         ("stills/masks/2.png", Path.unlink, "1 of 5 pictures have no mask"),
         ("stills/masks/2.png", blank, "2.png: the mask is empty"),
         ("stills/images/2.jpg", cut, r"2.jpg: not a readable image"),
@@ -179,7 +179,7 @@ def test_two_files_of_one_frame(tmp_path: Path, capsys: pytest.CaptureFixture[st
     config = tmp_path / "config.yaml"
     config.write_text(yaml.safe_dump({"data": {"init_args": {"val": youtube_vos("valid")}}}))
     assert main([str(config), f"--root={tmp_path}"]) == 1
-    assert "1 frames have two files (first: 00001); keep one of each" in capsys.readouterr().out
+    assert "00001.jpg: 00001.png has the same name; keep one of the two" in capsys.readouterr().out
 
 
 def test_many_faults_are_counted_not_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

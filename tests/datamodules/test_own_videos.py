@@ -16,10 +16,11 @@ from PIL import ExifTags, Image
 from pycocotools import mask as run_length
 
 from datamodules import PredictDataModule
+from datamodules.frame_names import frame_number
 from datamodules.movie_file import BLOCK
 from datamodules.movies import open_movie
 from datamodules.own_videos import passes
-from datamodules.prompts import frame_number, read_prompts
+from datamodules.prompts import read_prompts
 from lightning_vos.palette import PALETTE
 from lightning_vos.video import Footage
 
@@ -228,7 +229,7 @@ FORMATS: list[Callable[[Path], Path]] = [
 
 @pytest.mark.parametrize("write", FORMATS, ids=lambda write: write.__name__.strip("_"))
 def test_all_formats_of_masks_say_the_same(write: Callable[[Path], Path], tmp_path: Path) -> None:
-    prompts = read_prompts(write(tmp_path), NAMES, SIZE)
+    prompts = read_prompts(write(tmp_path), NAMES, SIZE, said=True)
     assert list(prompts) == [0]
     assert prompts[0].dtype == np.uint8
     assert np.array_equal(prompts[0], LABELS)

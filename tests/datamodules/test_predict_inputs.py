@@ -306,16 +306,24 @@ CASES = [
     Case("frame out of range", lambda folder: {"frame": "3"}, r"data\.frame=3: .* no such frame, only 00000 to 00002"),
     Case("ground truth beside", _ground_truth_beside),
     Case("not JSON", codes("{"), r"m\.json: not a JSON file"),
-    Case("JSON of something else", codes({"masks": 1}), r"m\.json: an entry without segmentation or counts"),
-    Case("code of another size", codes({"size": [9, 9], "counts": [0, 81]}), r"m\.json: the mask is 9x9"),
+    Case("JSON of something else", codes({"masks": 1}), r"m\.json, entry 1: an entry without segmentation or counts"),
+    Case("code of another size", codes({"size": [9, 9], "counts": [0, 81]}), r"m\.json, entry 1: the mask is 9x9"),
     Case(
-        "damaged code", codes({"size": list(SIZE), "counts": "zzzzzz"}), r"m\.json: (not a COCO|a damaged) run-length"
+        "damaged code",
+        codes({"size": list(SIZE), "counts": "zzzzzz"}),
+        r"m\.json, entry 1: (not a COCO|a damaged) run-length",
     ),
-    Case("uncompressed code cut off", codes({"size": list(SIZE), "counts": [0, 5]}), r"m\.json: a damaged run-length"),
-    Case("code without size", codes({"counts": [3, 4]}), r"m\.json: not a COCO run-length code"),
-    Case("code of frame 9", codes({**GOOD, "frame": 9}), r"m\.json: the video has no frame '9'"),
+    Case(
+        "uncompressed code cut off",
+        codes({"size": list(SIZE), "counts": [0, 5]}),
+        r"m\.json, entry 1: a damaged run-length",
+    ),
+    Case("code without size", codes({"counts": [3, 4]}), r"m\.json, entry 1: not a COCO run-length code"),
+    Case("code of frame 9", codes({**GOOD, "frame": 9}), r"m\.json, entry 1: the video has no frame '9'"),
     Case("track 300", codes({**GOOD, "track_id": 300}), r"m\.json: id 300; ids are 1 to 254"),
-    Case("track by name", codes({**GOOD, "track_id": "dog"}), r"m\.json: track_id='dog'; ids are whole numbers"),
+    Case(
+        "track by name", codes({**GOOD, "track_id": "dog"}), r"m\.json, entry 1: track_id='dog'; ids are whole numbers"
+    ),
     Case("one object twice", codes([{**GOOD, "track_id": 2}] * 2), r"m\.json: two masks of object 2 on one frame"),
     # output
     Case("output is a file", _file_for_output, r"out"),

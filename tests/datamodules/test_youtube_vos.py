@@ -81,7 +81,7 @@ def test_errors_of_youtube_vos(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no folder JPEGImages in any of .*valid"):
         evaluation(tmp_path, **arguments)
     base = write_youtube(tmp_path, "valid", [block({4: (10, 20)})] + [None] * 5, {"4": ["00002"]})
-    with pytest.raises(ValueError, match=r"meta\.json: object 4 starts on 00002, not a frame"):
+    with pytest.raises(ValueError, match=r"meta\.json, video '0a1b', object '4' starts on '00002', not a frame"):
         evaluation(tmp_path, **arguments)
     write_youtube(tmp_path, "valid", [block({4: (10, 20)})] + [None] * 5, {"4": STEMS[1:]})
     with pytest.raises(

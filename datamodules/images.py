@@ -13,6 +13,9 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
+from datamodules.patient_file import open_patiently
+from lightning_vos.passing import PassingFault, passes
+
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
 
 
@@ -23,13 +26,16 @@ def opened(path: Path) -> Iterator[Image.Image]:
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file is damaged, or not an image.
+        PassingFault: it could not be read, at several tries, for a reason that may pass.
     """
     try:
-        with Image.open(path) as image:
+        with open_patiently(path) as file, Image.open(file) as image:
             yield image
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{path}: no such file; restore it or correct the list that names it") from error
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # broken PNGs are SyntaxErrors to Pillow
+        if passes(error):
+            raise error if isinstance(error, PassingFault) else PassingFault(f"{path}: {error}") from error
         raise ValueError(f"{path}: not a readable image ({error}); replace the file") from error
 
 

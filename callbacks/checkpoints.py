@@ -10,13 +10,14 @@ from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from lightning_vos.frame_callback import FrameCallback
+from lightning_vos.leaving import let_rank_zero_leave
+from lightning_vos.passing import AGAIN
 from lightning_vos.video import Video
-
-STOPPED = 75  # exit status of a run that was asked to stop: EX_TEMPFAIL, try again
 
 
 class LastCheckpoint(ModelCheckpoint, FrameCallback):
@@ -26,8 +27,9 @@ class LastCheckpoint(ModelCheckpoint, FrameCallback):
 
     SIGUSR1, SIGTERM and SIGINT (Ctrl-C) ask a run to stop; a second Ctrl-C ends it at once. As soon as one rank has got
     one, all save their state after the step in work (within a validation it has been saved before) and exit with status
-    75, which tells the batch script to queue the job again. Lightning's own handlers save from within the signal, amid
-    a step and maybe amid a collective operation, so these go over them for the time of the training.
+    75, which tells the batch script to queue the job again. A fault that may pass ends a run with 75 too; then what was
+    saved last stands, as the step that failed is not to be trusted. Lightning's own handlers save from within the
+    signal, amid a step and maybe amid a collective operation, so these go over them for the time of the training.
 
     Args:
         dirpath: folder of the run's checkpoints. It must be known before the run starts, to find the one to continue.
@@ -61,14 +63,21 @@ class LastCheckpoint(ModelCheckpoint, FrameCallback):
         if stop or (trainer.val_check_batch and (batch_idx + 1) % trainer.val_check_batch == 0):
             self._save_now(trainer)
         if stop:
-            self._leave(trainer)
+            self._say(trainer)
+            # A launcher that sees another rank fail would kill this one while it still has to close its logs.
+            raise SystemExit(AGAIN if trainer.is_global_zero else 0)
 
     def on_frame_end(
         self, trainer: Trainer, pl_module: LightningModule, video: Video, t: int, frame: Tensor, labels: Tensor
     ) -> None:
-        """Leave a validation amid training: its state is saved, and a video may be long."""
-        if self._signal is not None:
-            self._leave(trainer)
+        """Leave a validation amid training: its state is saved, and a video may be long.
+
+        Other ranks may have got no signal, or wait for this one and cannot see theirs: they lose their connection.
+        """
+        if self._signal is not None and trainer.state.fn == TrainerFn.FITTING:
+            self._say(trainer)
+            let_rank_zero_leave(trainer)
+            raise SystemExit(AGAIN)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The number of steps need not be a multiple of the interval."""
@@ -86,13 +95,11 @@ class LastCheckpoint(ModelCheckpoint, FrameCallback):
             trainer.save_checkpoint(Path(self.dirpath or "") / "last.ckpt", weights_only=False)
             self._last_global_step_saved = trainer.global_step
 
-    def _leave(self, trainer: Trainer) -> None:
+    def _say(self, trainer: Trainer) -> None:
         reason = self._signal.name if self._signal is not None else "another rank"
         rank_zero_info(
             f"stopped by {reason} after step {trainer.global_step} of {trainer.max_steps}; the same command continues"
         )
-        # A launcher that sees another rank fail would kill this one while it still has to close its logs.
-        raise SystemExit(STOPPED if trainer.is_global_zero else 0)
 
 
 class BestCheckpoint(ModelCheckpoint):

@@ -17,7 +17,9 @@ from torch import Tensor
 from callbacks.mask_png import labels_to_save, palette_image
 from callbacks.prediction_record import PredictionRecord
 from lightning_vos.frame_callback import FrameCallback
+from lightning_vos.lease import Lease
 from lightning_vos.module import VOSModule
+from lightning_vos.results_folder import ResultsFolder
 from lightning_vos.video import Footage, Video
 
 
@@ -30,7 +32,8 @@ class MaskWriter(FrameCallback):
 
     The same prediction once more goes on where it was interrupted, at the last snapshot, after a look at every mask
     that is there, and leaves a finished video alone; the files are the same to the last byte (on the same device).
-    With other weights, settings or given masks it starts over.
+    With other weights, settings or given masks it starts over. While a video is segmented its folder belongs to this
+    process alone.
 
     Args:
         snapshot_every: frames between two snapshots of the model's state.
@@ -49,6 +52,7 @@ class MaskWriter(FrameCallback):
         self._record: PredictionRecord | None = None
         self._later: list[set[str]] = []  # for each pass, names of the frames that are seen again
         self._weights = ""
+        self._lease: Lease | None = None
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look at the weights once."""
@@ -58,9 +62,19 @@ class MaskWriter(FrameCallback):
         self._weights = digest.hexdigest()
 
     def on_footage_start(self, trainer: Trainer, pl_module: LightningModule, footage: Footage) -> None:
-        """Find out what has been done already, and let the passes begin after it."""
+        """Own the video's folder, find out what has been done already, and let the passes begin after it.
+
+        Raises:
+            FolderInUse: another process is segmenting the video there.
+            FileExistsError: there are masks that no prediction has left.
+        """
+        self._footage = self._record = None  # of a video that failed
+        self._release()
         root = self.output_folder(trainer)
         name, passes = footage.video.name, footage.passes
+        lease = Lease(ResultsFolder(root).masks / name, "prediction")
+        lease.acquire()
+        self._lease = lease
         settings = json.dumps(dict(pl_module.hparams), sort_keys=True, default=str)
         parts = (type(pl_module).__name__, settings, trainer.precision, self._weights, footage.identity)
         fingerprint = hashlib.sha256(" ".join(map(str, parts)).encode()).hexdigest()
@@ -112,6 +126,19 @@ class MaskWriter(FrameCallback):
             height, width = footage.video.size
             ids = sorted({id_ for video in footage.passes for id_ in video.object_ids})
             record.finish({"video": footage.video.name, "size": [height, width], "objects": ids})
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave the folder to others."""
+        self._release()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Leave the last video's folder to others: further callbacks have written what they make of its masks."""
+        self._release()
+
+    def _release(self) -> None:
+        if self._lease is not None:
+            self._lease.release()
+            self._lease = None
 
 
 def _not_started(video: Video, t: int) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -18,5 +19,7 @@ def save_picture(path: Path, image: Image.Image, **options: Any) -> None:
         image: the picture.
         **options: of Pillow for that format.
     """
+    buffer = io.BytesIO()  # what Pillow writes to a full disk fails with no reason
+    image.save(buffer, format=path.suffix[1:], **options)
     with unfinished(path) as beside:
-        image.save(beside, format=path.suffix[1:], **options)
+        beside.write_bytes(buffer.getbuffer())

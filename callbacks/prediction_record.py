@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import pickle
 import shutil
@@ -13,6 +12,7 @@ from typing import Any
 
 import torch
 
+from lightning_vos import checksum
 from lightning_vos.atomic import unfinished
 from lightning_vos.results_folder import ResultsFolder
 
@@ -57,8 +57,9 @@ class PredictionRecord:
     def load(self, device: torch.device | str) -> dict[str, Any] | None:
         """What :meth:`save` wrote; ``None`` if there is nothing that can be continued."""
         try:
+            checksum.check(self.snapshot)
             saved: dict[str, Any] = torch.load(self.snapshot, map_location=device, weights_only=True)
-        except (FileNotFoundError, RuntimeError, EOFError, pickle.UnpicklingError):
+        except (FileNotFoundError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError):
             return None
         if saved.get("fingerprint") != self.fingerprint or not self._intact(saved["checksums"]):
             return None
@@ -73,7 +74,7 @@ class PredictionRecord:
             FileExistsError: there are masks that no prediction has left.
         """
         ours = self.manifest.exists() or self.progress.exists()
-        if not ours and self.masks.exists() and any(self.masks.iterdir()):
+        if not ours and self.masks.exists() and any(not path.name.startswith(".") for path in self.masks.iterdir()):
             raise FileExistsError(
                 f"{self.masks}: has files that are not of a prediction; give another folder: --trainer.default_root_dir"
             )
@@ -97,10 +98,8 @@ class PredictionRecord:
 
     def save(self, content: dict[str, Any]) -> None:
         """Write the snapshot in one stroke: ``content``, which may hold tensors, with all checksums so far."""
-        buffer = io.BytesIO()  # what torch writes to a full disk fails with no OSError
-        torch.save({"fingerprint": self.fingerprint, "checksums": self.checksums, **content}, buffer)
         with unfinished(self.snapshot) as beside:
-            beside.write_bytes(buffer.getbuffer())
+            checksum.save({"fingerprint": self.fingerprint, "checksums": self.checksums, **content}, beside)
 
     def finish(self, about: dict[str, Any]) -> None:
         """Write the manifest, with ``about`` in it, and remove what is not needed any more."""

@@ -7,12 +7,15 @@ pixels, those of a user on what a viewer shows.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngImageFile
+
+from datamodules.patient_file import open_patiently
+from lightning_vos.passing import PassingFault, passes
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
 # Whatever a file is called, Pillow tries no other format: some of them start programs.
@@ -39,11 +42,13 @@ def opened(path: Path, formats: tuple[str, ...] = FORMATS) -> Iterator[Image.Ima
     Raises:
         FileNotFoundError: there is no such file.
         OSError: it cannot be read.
+        PassingFault: it could not be read, at several tries, for a reason that may pass.
         ValueError: the file is damaged, too large, or not an image of one of the formats.
     """
-    with _named(path):
-        image = Image.open(path, formats=formats)
-    with image:
+    with ExitStack() as stack:
+        with _named(path):
+            file = stack.enter_context(open_patiently(path))
+            image = stack.enter_context(Image.open(file, formats=formats))
         if image.width * image.height > MOST_PIXELS:
             size = f"{image.height}x{image.width}"
             raise ValueError(f"{path}: {size}, and at most {MOST_PIXELS} pixels are read; shrink the picture")
@@ -69,6 +74,8 @@ def _named(path: Path) -> Iterator[None]:
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{path}: no such file; restore it or correct the list that names it") from error
     except Exception as error:
+        if passes(error):
+            raise error if isinstance(error, PassingFault) else PassingFault(f"{path}: {error}") from error
         if isinstance(error, OSError) and error.errno is not None:  # of the system, not of the file's content
             raise
         reason = " ".join(str(error).split()) or type(error).__name__

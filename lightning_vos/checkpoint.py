@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_vos import checksum
 from lightning_vos.discovery import find
+from lightning_vos.passing import passes
 from lightning_vos.settings import build, overlaid, parameters
 
 PARTS = {"method": str, "network": str, "state_dict": Mapping, "hyper_parameters": Mapping}
@@ -116,14 +118,18 @@ def check_method(checkpoint: dict[str, Any], module: nn.Module, what: str, other
 
 
 def read_file(path: str, kind: str) -> Any:
-    """What ``torch.save`` wrote to a file, without running any code in it.
+    """What ``torch.save`` wrote to a file, byte for byte, without running any code in it.
 
     Raises:
         ValueError: the file is something else than the ``kind`` of thing it should be, or damaged.
+        OSError: it cannot be read now.
     """
     try:
+        checksum.check(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # bytes that are something else make the unpickler fail in any way
+        if passes(error):
+            raise
         said = "" if isinstance(error, LookupError) else str(error).strip()  # a lookup names its key and nothing else
         reason = said.partition("\n")[0].partition(". ")[0] or type(error).__name__
         raise ValueError(f"{path}: cannot be read as {kind} ({reason}); it is damaged or something else") from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence
@@ -14,14 +13,16 @@ from typing import Any
 from lightning import LightningDataModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
-from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from lightning_vos.checkpoint import check_method, read_checkpoint
 from lightning_vos.checkpoint_settings import as_saved, with_settings_of
 from lightning_vos.command_line import at_home, each_text, print_any_letter
 from lightning_vos.config_errors import explain
+from lightning_vos.leaving import end_together
 from lightning_vos.module import VOSModule
+from lightning_vos.ownership import owned
+from lightning_vos.passing import AGAIN, passes
 from lightning_vos.processes import offer_processes
 from lightning_vos.quiet import quieten
 from lightning_vos.resume import check_continues
@@ -92,15 +93,15 @@ class VOSCLI(LightningCLI):
             raise cause from cause.__cause__
 
     def _run_subcommand(self, subcommand: str) -> None:
-        """Run; when this rank fails, the others must not wait for it."""
+        """Run, as the owner of what is written to; when this rank fails, the others must not wait for it."""
         try:
-            super()._run_subcommand(subcommand)
+            with owned(self.trainer, subcommand):
+                super()._run_subcommand(subcommand)
         except BaseException as error:
-            launcher = self.trainer.strategy.launcher
-            if isinstance(launcher, _SubprocessScriptLauncher):
-                launcher.kill(signal.SIGKILL)
             if isinstance(error, Exception) and self.trainer.world_size > 1:
-                sys.stderr.write(f"rank {self.trainer.global_rank} failed: {type(error).__name__}: {error}\n")
+                said = last_message(error) if passes(error) else str(error)
+                sys.stderr.write(f"rank {self.trainer.global_rank} failed: {type(error).__name__}: {said}\n")
+            end_together(self.trainer, error)
             raise
 
     def after_instantiate_classes(self) -> None:
@@ -193,7 +194,7 @@ def _null(word: str) -> str:
 def run(command: Callable[[], object] = main) -> None:
     """Entry point: a user's mistake is one line on standard error and exit status 2, never a traceback.
 
-    The status is 1 when some of several videos could not be segmented.
+    The status is 1 when some of several videos could not be segmented, and 75 after a fault that may pass.
     """
     print_any_letter()
     try:
@@ -201,9 +202,13 @@ def run(command: Callable[[], object] = main) -> None:
     except UnfinishedVideos as error:
         sys.stderr.write(f"error: {last_message(error)}\n")
         sys.exit(1)
-    except (ValueError, OSError, MisconfigurationException) as error:
-        if os.environ.get("VOS_TRACEBACK"):
+    except (ValueError, OSError, RuntimeError, MisconfigurationException) as error:
+        again = passes(error)
+        if os.environ.get("VOS_TRACEBACK") or (isinstance(error, RuntimeError) and not again):
             raise
+        if again:
+            sys.stderr.write(f"error: {last_message(error)}; this may pass, and the same command goes on\n")
+            sys.exit(AGAIN)
         sys.stderr.write(f"error: {last_message(error)}\n(VOS_TRACEBACK=1 shows where)\n")
         sys.exit(2)
 

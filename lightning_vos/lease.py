@@ -35,18 +35,28 @@ class Lease:
     Args:
         folder: made if it is not there. The lease is its file ``.owner.json``.
         purpose: what the owner does there, for the message.
-
-    Attributes:
-        lost: another process has taken the folder over, as this one was stopped for long: do not write to it.
     """
 
     def __init__(self, folder: str | Path, purpose: str) -> None:
-        self.path = Path(folder) / ".owner.json"
+        self.path = Path(folder).absolute() / ".owner.json"
         self.purpose = purpose
-        self.lost = False
         self._token = secrets.token_hex(8)
         self._over = threading.Event()
         self._renewal: threading.Thread | None = None
+        self._made: Path | None = None
+
+    @property
+    def folder(self) -> Path:
+        """What is owned."""
+        return self.path.parent
+
+    @property
+    def lost(self) -> bool:
+        """Whether another process has taken the folder over, as this one was stopped for long: do not write to it."""
+        with suppress(OSError):  # a file server that is away for a moment takes nothing over
+            owner = _read(self.path)
+            return owner is not None and owner.get("token") != self._token
+        return False
 
     def acquire(self) -> None:
         """Become the owner.
@@ -55,9 +65,10 @@ class Lease:
             FolderInUse: another process is.
             OSError: the folder cannot be written to.
         """
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         content = json.dumps({"token": self._token, "purpose": self.purpose, **_this_process()})
+        self._made = None if self.folder.exists() else self.folder
         while True:
+            self.folder.mkdir(parents=True, exist_ok=True)
             try:
                 with self.path.open("x", encoding="utf-8") as file:
                     file.write(content)
@@ -67,22 +78,46 @@ class Lease:
                 if owner is None:
                     continue  # it was released in between
                 if not self._is_stale(owner):
-                    raise FolderInUse(_refusal(self.path.parent, owner)) from None
+                    raise FolderInUse(
+                        f"{self.folder}: in use by {_named(owner)}; wait for it, stop it, or choose another folder"
+                    ) from None
                 beside = self.path.with_name(f".owner.{self._token}")
                 beside.write_text(content, encoding="utf-8")
                 os.replace(beside, self.path)
                 time.sleep(SETTLED_AFTER)
                 if (_read(self.path) or {}).get("token") == self._token:
                     break
+            except FileNotFoundError:
+                continue  # an owner that has made the folder has removed it
+        self._over.clear()
         self._renewal = threading.Thread(target=self._renew, name="lease", daemon=True)
         self._renewal.start()
+        _held.append(self)
 
     def release(self) -> None:
-        """Leave the folder to others."""
+        """Leave the folder to others; one that was made for the lease and is still empty goes with it."""
         self._over.set()
-        if self._renewal is not None and not self.lost and (_read(self.path) or {}).get("token") == self._token:
-            self.path.unlink(missing_ok=True)
+        if self._renewal is None:
+            return
         self._renewal = None
+        _held.remove(self)
+        with suppress(OSError):
+            if (_read(self.path) or {}).get("token") == self._token:
+                self.path.unlink()
+                if self._made is not None:
+                    self._made.rmdir()
+
+    def check(self) -> None:
+        """Refuse to write to a folder that another process has taken over.
+
+        Raises:
+            FolderInUse: naming it.
+        """
+        if self.lost:
+            raise FolderInUse(
+                f"{self.folder}: taken over by {_named(_read(self.path) or {})}, as this process was silent for too "
+                "long; it writes nothing more there"
+            )
 
     def __enter__(self) -> Lease:
         """Acquire."""
@@ -96,21 +131,16 @@ class Lease:
         self.release()
 
     def _renew(self) -> None:
-        while not self._over.wait(RENEWED_EVERY):
-            if (_read(self.path) or {}).get("token") != self._token:
-                self.lost = True
-                return
+        while not self._over.wait(RENEWED_EVERY) and not self.lost:
             with suppress(OSError):
                 os.utime(self.path)
 
     def _is_stale(self, owner: dict[str, Any]) -> bool:
         me = _this_process()
-        if owner.get("job") and owner.get("job") == me["job"] and owner.get("boot") != me["boot"]:
-            return True  # an earlier life of this job, on another node
-        if owner.get("boot") == me["boot"]:
+        if owner.get("job") and owner["job"] == me["job"] and owner.get("restarts") != me["restarts"]:
+            return True  # an earlier life of this job, maybe on another node
+        if me["machine"] and owner.get("machine") == me["machine"]:
             return _started(owner.get("pid")) != owner.get("started")
-        if owner.get("host") == me["host"]:
-            return True  # the machine has been started anew since
         # The age by the clock of the server that holds the file, not by that of this machine.
         probe = self.path.with_name(f".owner.{self._token}")
         probe.touch()
@@ -121,21 +151,37 @@ class Lease:
         return True
 
 
+_held: list[Lease] = []  # of this process, and in a fork those of its parent
+
+
+def check_owned(path: str | Path) -> None:
+    """Refuse to write to a file below a folder that this process has owned and lost.
+
+    Raises:
+        FolderInUse: naming the process that has taken it over.
+    """
+    path = Path(path).absolute()
+    for lease in _held:
+        if path.is_relative_to(lease.folder):
+            lease.check()
+
+
 def _this_process() -> dict[str, Any]:
     return {
         "host": socket.gethostname(),
-        "boot": _boot(),
+        "machine": machine(),
         "pid": os.getpid(),
         "started": _started(os.getpid()),
         "job": os.environ.get("SLURM_JOB_ID"),
+        "restarts": os.environ.get("SLURM_RESTART_COUNT"),
     }
 
 
-def _boot() -> str:
-    """Which machine, and since when it runs."""
+def machine() -> str | None:
+    """Within what the numbers of processes mean the same: a machine since it runs, and a container on it."""
     with suppress(OSError):
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return socket.gethostname()
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
+    return None
 
 
 def _started(pid: Any) -> str | None:
@@ -154,14 +200,13 @@ def _read(path: Path) -> dict[str, Any] | None:
         owner = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError):
+    except ValueError:
         return {}
     return owner if isinstance(owner, dict) else {}
 
 
-def _refusal(folder: Path, owner: dict[str, Any]) -> str:
+def _named(owner: dict[str, Any]) -> str:
+    if "pid" not in owner:
+        return "another process"
     job = f", Slurm job {owner['job']}" if owner.get("job") else ""
-    return (
-        f"{folder}: in use by process {owner.get('pid')} on {owner.get('host')}{job} ({owner.get('purpose')}); "
-        "wait for it, stop it, or choose another folder"
-    )
+    return f"process {owner['pid']} on {owner.get('host')}{job} ({owner.get('purpose')})"

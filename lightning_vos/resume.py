@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning import Trainer
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_warn
 
+from lightning_vos import checksum
 from lightning_vos.atomic import unfinished
 from lightning_vos.module import VOSModule
 from lightning_vos.settings import changed
@@ -19,16 +19,28 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint beside its place and renames it: at every moment the old file is there, or the new one.
 
     Lightning writes to the system's temporary folder and moves the file; from one file system to another that is a
-    copy, and who is killed amid it leaves half a checkpoint.
+    copy, and who is killed amid it leaves half a checkpoint. What is read is known to be what was written.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         """Write ``checkpoint``, so that the machine may be switched off at any time."""
         path = Path(path)
-        for left in path.parent.glob(f".{path.name}.*"):  # of a write that was killed
+        for left in path.parent.glob(f".{path.name}.*"):  # of a write that was killed: the folder has one owner
             left.unlink(missing_ok=True)
         with unfinished(path, durable=True) as beside:
-            torch.save(checkpoint, beside)
+            checksum.save(checkpoint, beside)
+
+    def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Read a checkpoint that is as it was written.
+
+        Raises:
+            ValueError: it is not.
+        """
+        try:
+            checksum.check(path)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}; it is damaged, go on from another checkpoint") from error
+        return super().load_checkpoint(path, *args, **kwargs)
 
 
 def check_continues(checkpoint: dict[str, Any], path: str, model: VOSModule, trainer: Trainer) -> None:

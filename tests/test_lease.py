@@ -52,7 +52,11 @@ def test_a_dead_owner_is_followed(holder: subprocess.Popen[str], tmp_path: Path,
 
 def owner(tmp_path: Path, age: float = 0.0, **changes: object) -> Path:
     path = tmp_path / ".owner.json"
-    path.write_text(json.dumps({**lease._this_process(), "token": "x", "purpose": "training", "job": None, **changes}))
+    path.write_text(
+        json.dumps(
+            {**lease._this_process(), "token": "x", "purpose": "training", "job": None, "restarts": None, **changes}
+        )
+    )
     os.utime(path, (time.time() - age, time.time() - age))
     return path
 
@@ -62,17 +66,22 @@ def owner(tmp_path: Path, age: float = 0.0, **changes: object) -> Path:
     [
         (0, {}, False),
         (0, {"started": "1"}, True),  # another process had this number before
-        (10, {"host": "other", "boot": "b"}, False),
-        (1000, {"host": "other", "boot": "b"}, True),
-        (10, {"host": "other", "boot": "b", "job": "17"}, True),  # this job, before it was queued again
-        (10, {"host": "other", "boot": "b", "job": "18"}, False),
-        (10, {"boot": "b"}, True),  # this machine, before it was started anew
+        (10, {"host": "other", "machine": "b"}, False),
+        (1000, {"host": "other", "machine": "b"}, True),
+        (10, {"host": "other", "machine": "b", "job": "17"}, True),  # this job, before it was queued again
+        (10, {"host": "other", "machine": "b", "job": "17", "restarts": "1"}, True),
+        (10, {"host": "other", "machine": "b", "job": "17", "restarts": "2"}, False),  # another node of this job, now
+        (10, {"host": "other", "machine": "b", "job": "18"}, False),
+        (10, {"machine": "b"}, False),  # a container on this machine, or another machine called the same
+        (1000, {"machine": "b"}, True),
+        (10, {"machine": None}, False),
     ],
 )
 def test_which_owners_are_gone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, age: float, changes: dict[str, str], free: bool
 ) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "17")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
     owner(tmp_path, age, **changes)
     new = Lease(tmp_path, "training")
     if free:

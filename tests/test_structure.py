@@ -35,7 +35,7 @@ def forbidden(name: str, module: str) -> bool:
         theirs, own = ((*parts.split("."), "", "")[1:3] for parts in (name, module))
         return own[0] == theirs[0] == "methods" and own[1] not in ("", "__init__") and own[1] != theirs[1]
     if package == "datamodules" and target == "lightning_vos":
-        return name.split(".")[1] not in ("types", "video", "palette", "names", "command_line")
+        return name.split(".")[1] not in ("types", "video", "palette", "names", "command_line", "passing")
     allowed = {
         "lightning_vos": {"lightning_vos"},
         "datamodules": {"datamodules"},

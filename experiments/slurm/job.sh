@@ -7,8 +7,9 @@ saved() {
 }
 
 # again STATUS FOLDER BEFORE: whether a run that ended with STATUS is worth another start.
-# 75: it was asked to stop, and has saved its state. 138: asked before training began (128 + SIGUSR1).
-# Any other death of a task (out of memory, killed): only if it has saved anything since it started.
+# 138: asked to stop before training began (128 + SIGUSR1).
+# 75: it was asked to stop, and has saved its state; or a fault may pass. More than 128: a task died (out of memory,
+# killed). Then only if it has saved anything since it started, so that nothing fails for ever.
 again() {
-    [ "$1" = 75 ] || [ "$1" = 138 ] || { [ "$1" -gt 128 ] && [ "$(saved "$2")" != "$3" ]; }
+    [ "$1" = 138 ] || { { [ "$1" = 75 ] || [ "$1" -gt 128 ]; } && [ "$(saved "$2")" != "$3" ]; }
 }

@@ -17,6 +17,7 @@ from lightning_vos.command_line import at_home
 from lightning_vos.compare.page import page
 from lightning_vos.compare.records import Record, folder_name, read_record, run_names
 from lightning_vos.compare.tables import csv_table, markdown_table
+from lightning_vos.lease import Lease
 
 FILES = ("comparison.md", "comparison.csv", "comparison.html")
 
@@ -37,6 +38,7 @@ def compare(checkpoints: dict[str, Path], out: Path, options: Sequence[str]) -> 
 
     Raises:
         FileNotFoundError: there is no such checkpoint.
+        FolderInUse: another process writes to ``out``.
         ValueError: a checkpoint cannot be read, its evaluation failed, nothing was scored, or two share a folder.
     """
     folders = {name: folder_name(name) for name in checkpoints}
@@ -44,7 +46,13 @@ def compare(checkpoints: dict[str, Path], out: Path, options: Sequence[str]) -> 
         raise ValueError(f"two of {', '.join(folders)} would share a folder of {out}; give names of their own")
     # All are read before the first is evaluated: a damaged one must not be found after hours.
     steps = {name: int(read_checkpoint(str(path)).get("global_step", 0)) for name, path in checkpoints.items()}
-    out.mkdir(parents=True, exist_ok=True)
+    with Lease(out, "comparison"):
+        return _compared(checkpoints, steps, folders, out, options)
+
+
+def _compared(
+    checkpoints: dict[str, Path], steps: dict[str, int], folders: dict[str, str], out: Path, options: Sequence[str]
+) -> list[Record]:
     for file in FILES:
         (out / file).unlink(missing_ok=True)
     records = []

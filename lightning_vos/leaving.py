@@ -1,0 +1,54 @@
+"""How the processes of a run end together when one of them does, with the exit status that says why."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+import torch.distributed
+from lightning import Trainer
+from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
+
+from lightning_vos.passing import AGAIN, passes
+
+_ZERO_LEAVES = 10.0  # seconds that rank zero is given to close its logs
+_OTHER_ENDS = 3.0  # seconds in which a rank that made this one fail has ended
+
+
+def end_together(trainer: Trainer, error: BaseException) -> None:
+    """Called when this rank ends with an error: the others, which wait for it, must not wait for ever.
+
+    Slurm ends the others itself. Lightning's launcher, by which rank zero has started the others, is told to; and as it
+    kills rank zero once one of them has failed, that one waits for rank zero to leave first.
+
+    Raises:
+        SystemExit: with the status of the rank that failed, where this one only lost its connection to it.
+    """
+    launcher = trainer.strategy.launcher
+    if trainer.world_size == 1 or not isinstance(launcher, _SubprocessScriptLauncher):
+        return
+    if launcher.procs:
+        status = 0
+        end = time.monotonic() + _OTHER_ENDS
+        while passes(error) and not status and time.monotonic() < end:
+            time.sleep(0.05)
+            # one that was killed has a negative status: that may pass
+            status = max((p.poll() or 0 for p in launcher.procs), default=0)
+        launcher.kill(signal.SIGKILL)
+        if status not in (0, AGAIN):
+            raise SystemExit(status) from error
+    elif passes(error) and isinstance(getattr(trainer.strategy, "cluster_environment", None), LightningEnvironment):
+        let_rank_zero_leave(trainer)
+
+
+def let_rank_zero_leave(trainer: Trainer) -> None:
+    """Close the connections of this rank, which ends those that wait for it, and give rank zero time to end in order.
+
+    Launchers kill it when they see that this one has ended.
+    """
+    if trainer.is_global_zero or trainer.world_size == 1:
+        return
+    if torch.distributed.is_initialized() and torch.distributed.get_backend() == "gloo":
+        torch.distributed.destroy_process_group()
+    time.sleep(_ZERO_LEAVES)

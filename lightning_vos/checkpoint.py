@@ -27,12 +27,20 @@ def read_checkpoint(path: str) -> dict[str, Any]:
     missing = PARTS.keys() - set(checkpoint if isinstance(checkpoint, dict) else ())
     if missing:
         raise ValueError(f"{path}: not a checkpoint of this project, {', '.join(sorted(missing))} not in it")
-    wrong = [name for name, kind in PARTS.items() if not isinstance(checkpoint[name], kind)]
-    if not wrong:
-        wrong = [str(name) for name, value in checkpoint["state_dict"].items() if not isinstance(value, Tensor)]
-    if wrong:
-        raise ValueError(f"{path}: {wrong[0]!r} in it is not of the right kind; the checkpoint is damaged")
+    if wrong := _wrong_part(checkpoint):
+        raise ValueError(f"{path}: {wrong!r} in it is not of the right kind; the checkpoint is damaged")
     return checkpoint
+
+
+def _wrong_part(checkpoint: dict[str, Any]) -> str | None:
+    """The first part that is not what it should be; names must be fit for a message of one line."""
+    for name, kind in PARTS.items():
+        if not isinstance(checkpoint[name], kind) or (kind is str and not checkpoint[name].isprintable()):
+            return name
+    for name, value in checkpoint["state_dict"].items():
+        if not isinstance(name, str) or not name.isprintable() or not isinstance(value, Tensor):
+            return str(name)
+    return None
 
 
 def restore(checkpoint: dict[str, Any], path: str, name: str, settings: Mapping[str, Any]) -> Any:

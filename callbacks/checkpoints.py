@@ -15,7 +15,6 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from lightning_vos.frame_callback import FrameCallback
-from lightning_vos.leaving import let_rank_zero_leave
 from lightning_vos.passing import AGAIN
 from lightning_vos.video import Video
 
@@ -76,7 +75,6 @@ class LastCheckpoint(ModelCheckpoint, FrameCallback):
         """
         if self._signal is not None and trainer.state.fn == TrainerFn.FITTING:
             self._say(trainer)
-            let_rank_zero_leave(trainer)
             raise SystemExit(AGAIN)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

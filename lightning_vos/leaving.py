@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import signal
+import threading
 import time
 
 import torch.distributed
 from lightning import Trainer
-from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
 from lightning_vos.passing import AGAIN, passes
@@ -19,12 +20,13 @@ _OTHER_ENDS = 3.0  # seconds in which a rank that made this one fail has ended
 def end_together(trainer: Trainer, error: BaseException) -> None:
     """Called when this rank ends with an error: the others, which wait for it, must not wait for ever.
 
-    Slurm ends the others itself. Lightning's launcher, by which rank zero has started the others, is told to; and as it
-    kills rank zero once one of them has failed, that one waits for rank zero to leave first.
+    Slurm ends the others itself; Lightning's launcher, by which rank zero has started them, is told to. Both kill rank
+    zero once another one has failed, so that one closes its connections and lets rank zero leave first.
 
     Raises:
         SystemExit: with the status of the rank that failed, where this one only lost its connection to it.
     """
+    _end_loaders()
     launcher = trainer.strategy.launcher
     if trainer.world_size == 1 or not isinstance(launcher, _SubprocessScriptLauncher):
         return
@@ -38,17 +40,26 @@ def end_together(trainer: Trainer, error: BaseException) -> None:
         launcher.kill(signal.SIGKILL)
         if status not in (0, AGAIN):
             raise SystemExit(status) from error
-    elif passes(error) and isinstance(getattr(trainer.strategy, "cluster_environment", None), LightningEnvironment):
-        let_rank_zero_leave(trainer)
+    elif not trainer.is_global_zero and (passes(error) or getattr(error, "code", 0) == AGAIN):
+        _let_rank_zero_leave()
 
 
-def let_rank_zero_leave(trainer: Trainer) -> None:
+def _end_loaders() -> None:
+    """End the loaders' processes: they ignore SIGTERM, and the interpreter would wait for them for ever."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch raises an error when one of them dies
+    for process in multiprocessing.active_children():
+        process.kill()
+        process.join()
+    signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
+
+
+def _let_rank_zero_leave() -> None:
     """Close the connections of this rank, which ends those that wait for it, and give rank zero time to end in order.
 
     Launchers kill it when they see that this one has ended.
     """
-    if trainer.is_global_zero or trainer.world_size == 1:
-        return
     if torch.distributed.is_initialized() and torch.distributed.get_backend() == "gloo":
         torch.distributed.destroy_process_group()
     time.sleep(_ZERO_LEAVES)

@@ -13,7 +13,6 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from callbacks.evaluation_loop import evaluation_set
 from lightning_vos.checkpoint import read_checkpoint
 from lightning_vos.frame_callback import FrameCallback
 from lightning_vos.run_settings import run_settings
@@ -127,7 +126,7 @@ class BestCheckpoint(ModelCheckpoint):
         self._scoreless = False
         if trainer.global_step:
             self._score_to_beat(trainer)
-        if trainer.val_dataloaders and not getattr(evaluation_set(trainer), "has_truth", True):
+        if not getattr(getattr(trainer.val_dataloaders, "dataset", None), "has_truth", True):
             self._say_scoreless("no frame of data.val has ground truth to score, beside the masks that are given")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -139,19 +138,26 @@ class BestCheckpoint(ModelCheckpoint):
 
     def _score_to_beat(self, trainer: Trainer) -> None:
         path = Path(self.dirpath or "") / "best.ckpt"
-        score = None
-        if path.is_file():
-            best = read_checkpoint(str(path))
-            score = best["callbacks"].get(self.state_key, {}).get("current_score")
-            data, before = run_settings(trainer)["data"], best.get("run", {}).get("data", {})
-            if any(data.get(name) != before.get(name, data.get(name)) for name in ("val", "short_side")):
-                rank_zero_warn(f"{path}: chosen on another validation set; its score does not count for this one")
-                score = None
+        score = self._score_of(path, run_settings(trainer)["data"]) if path.is_file() else None
         known = {str(path): score} if score is not None else {}
         self.best_k_models, self.best_model_score, self.current_score = known, score, score
         self.best_model_path = self.kth_best_model_path = str(path) if known else ""
         if score is not None:
             self.kth_value = score
+
+    def _score_of(self, path: Path, data: dict[str, Any]) -> Tensor | None:
+        """The score that a checkpoint was chosen by; ``None`` where it does not count."""
+        try:
+            best = read_checkpoint(str(path))
+        except ValueError as error:
+            rank_zero_warn(f"{error}; the next validation replaces it")
+            return None
+        before = best.get("run", {}).get("data", {})
+        if any(data.get(name) != before.get(name, data.get(name)) for name in ("val", "short_side")):
+            rank_zero_warn(f"{path}: chosen on another validation set, its score does not count; the next replaces it")
+            return None
+        score: Tensor | None = best["callbacks"].get(self.state_key, {}).get("current_score")
+        return score
 
     def _say_scoreless(self, reason: str) -> None:
         if not self._scoreless:

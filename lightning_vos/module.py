@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.plugins import Precision
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import GradClipAlgorithmType, rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
@@ -209,9 +209,12 @@ class VOSModule(Segmenter, LightningModule):
         scheduler = StepwiseLR(optimizer, lambda step: self.lr_factor(step / total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def configure_gradient_clipping(self, optimizer: Any, gradient_clip_val: Any = None, **kwargs: Any) -> None:
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: Any = None
+    ) -> None:
         """As Lightning, which for the sake of scaled float16 refuses a fused optimiser in bfloat16 too."""
-        Precision.clip_gradients(self.trainer.precision_plugin, optimizer, gradient_clip_val or 0.0, *kwargs.values())
+        plugin, algorithm = self.trainer.precision_plugin, gradient_clip_algorithm or GradClipAlgorithmType.NORM
+        Precision.clip_gradients(plugin, optimizer, gradient_clip_val or 0.0, algorithm)
 
     def lr_factor(self, progress: float) -> float:
         """Learning rate at a share of the run, relative to its peak."""

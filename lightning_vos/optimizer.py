@@ -32,7 +32,7 @@ def adamw(
             if chosen:
                 parts.append({"params": chosen, "lr": lr * factor, "weight_decay": weight_decay if decay else 0.0})
     optimizer = torch.optim.AdamW(parts, lr=lr, fused=fused)
-    decays = [part["weight_decay"] for part in parts]
+    decays = [group["weight_decay"] for group in optimizer.param_groups]
     optimizer.register_load_state_dict_post_hook(_lay_out_as_weights)
     optimizer.register_load_state_dict_post_hook(partial(_decay_as_set, decays))
     return optimizer

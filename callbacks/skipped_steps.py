@@ -60,7 +60,7 @@ class SkippedSteps(Callback):
         every, row, longest = self._counts
         row = (row + 1) * bad
         self._counts = torch.stack([every + bad, row, torch.maximum(longest, row)])
-        if bad.is_cuda and all(group.get("fused") for group in optimizer.param_groups):
+        if self._can_be_told(optimizer, bad.device):
             optimizer.found_inf = bad.float()  # type: ignore[attr-defined]  # what a gradient scaler would set
         elif bad:
             for weight in weights:
@@ -92,6 +92,10 @@ class SkippedSteps(Callback):
         """Go on counting."""
         self._said = state_dict["skipped"]
         self._counts = torch.tensor([self._said, state_dict["in_a_row"], 0])
+
+    def _can_be_told(self, optimizer: torch.optim.Optimizer, device: torch.device) -> bool:
+        """Whether the optimiser takes a tensor for an answer; on a CPU there is nothing to wait for."""
+        return device.type == "cuda" and all(group.get("fused") for group in optimizer.param_groups)
 
     def _look(self, trainer: Trainer) -> None:
         every, row, longest = self._counts.tolist()

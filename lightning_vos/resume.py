@@ -33,7 +33,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             ValueError: its weights are not finite; the file stays what it was.
         """
         path = Path(path)
-        check_finite(checkpoint["state_dict"], f"{path} is not written", "start again from it with a lower --model.lr")
+        weights = checkpoint.get("state_dict", {})  # a forked process hands its weights back by a file of them alone
+        check_finite(weights, f"{path} is not written", "start again from it with a lower --model.lr")
         for left in path.parent.glob(f".{path.name}.*"):  # of a write that was killed
             left.unlink(missing_ok=True)
         with unfinished(path, durable=True) as beside:

@@ -17,7 +17,7 @@ REFUSED: dict[type[Callback], str] = {
     "--trainer.accumulate_grad_batches, which keeps both",
     StochasticWeightAveraging: "it replaces the schedule of the learning rate; average checkpoints of several runs by "
     "python -m lightning_vos.average",
-    WeightAveraging: "a run with it does not go on as it was; average checkpoints of several runs by "
+    WeightAveraging: "whether a run with it goes on bit for bit is not known; average checkpoints of several runs by "
     "python -m lightning_vos.average",
     BatchSizeFinder: "data.batch_size is that of the run, not what fits into memory; split it by "
     "--trainer.accumulate_grad_batches",

@@ -16,6 +16,7 @@ from callbacks.overlay_video import OverlayVideo
 from callbacks.prediction_progress import PredictionProgress
 from callbacks.progress_lines import ProgressBar, ProgressLines
 from callbacks.run_summary import RunSummary
+from callbacks.skipped_steps import SkippedSteps
 from callbacks.submission import Submission
 from callbacks.wandb import AutoWandbLogger
 from lightning_vos.palette import PALETTE
@@ -38,6 +39,7 @@ __all__ = [
     "ProgressBar",
     "ProgressLines",
     "RunSummary",
+    "SkippedSteps",
     "Submission",
     "clock",
     "device_name",

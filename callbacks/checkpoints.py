@@ -11,11 +11,13 @@ from typing import Any
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
+from lightning_vos.checkpoint import read_checkpoint
 from lightning_vos.frame_callback import FrameCallback
 from lightning_vos.passing import AGAIN
+from lightning_vos.run_settings import run_settings
 from lightning_vos.video import Video
 
 
@@ -89,7 +91,7 @@ class LastCheckpoint(ModelCheckpoint, FrameCallback):
             rank_zero_info("stopping after this step, and saving; Ctrl-C again to stop at once, without")
 
     def _save_now(self, trainer: Trainer) -> None:
-        if self._last_global_step_saved != trainer.global_step:
+        if self._last_global_step_saved != trainer.global_step and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             trainer.save_checkpoint(Path(self.dirpath or "") / "last.ckpt", weights_only=False)
             self._last_global_step_saved = trainer.global_step
 
@@ -104,6 +106,8 @@ class BestCheckpoint(ModelCheckpoint):
     """``best.ckpt``: the state with the highest ``val/J&F`` so far.
 
     Chosen on the validation set, so its score there is optimistic; the figures in our tables are those of ``last``.
+    A run that goes on asks the file itself how good it is: ``last.ckpt`` was written before the validation that chose
+    it. A validation without a score, as that of a set without ground truth, chooses nothing.
 
     Args:
         dirpath: folder of the run's checkpoints.
@@ -119,3 +123,48 @@ class BestCheckpoint(ModelCheckpoint):
             enable_version_counter=False,
             save_on_train_epoch_end=False,
         )
+        self._scoreless = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Read the score to beat; say when there will be none."""
+        super().on_train_start(trainer, pl_module)
+        self._scoreless = False
+        if trainer.global_step:
+            self._score_to_beat(trainer)
+        if not getattr(getattr(trainer.val_dataloaders, "dataset", None), "has_truth", True):
+            self._say_scoreless("no frame of data.val has ground truth to score, beside the masks that are given")
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save, if this validation has a score, and it is the best."""
+        if self.monitor in trainer.callback_metrics:
+            super().on_validation_end(trainer, pl_module)
+        elif not trainer.sanity_checking:
+            self._say_scoreless(f"the validation has logged no {self.monitor}")
+
+    def _score_to_beat(self, trainer: Trainer) -> None:
+        path = Path(self.dirpath or "") / "best.ckpt"
+        score = self._score_of(path, run_settings(trainer)["data"]) if path.is_file() else None
+        known = {str(path): score} if score is not None else {}
+        self.best_k_models, self.best_model_score, self.current_score = known, score, score
+        self.best_model_path = self.kth_best_model_path = str(path) if known else ""
+        if score is not None:
+            self.kth_value = score
+
+    def _score_of(self, path: Path, data: dict[str, Any]) -> Tensor | None:
+        """The score that a checkpoint was chosen by; ``None`` where it does not count."""
+        try:
+            best = read_checkpoint(str(path))
+        except ValueError as error:
+            rank_zero_warn(f"{error}; the next validation replaces it")
+            return None
+        before = best.get("run", {}).get("data", {})
+        if any(data.get(name) != before.get(name, data.get(name)) for name in ("val", "short_side")):
+            rank_zero_warn(f"{path}: chosen on another validation set, its score does not count; the next replaces it")
+            return None
+        score: Tensor | None = best["callbacks"].get(self.state_key, {}).get("current_score")
+        return score
+
+    def _say_scoreless(self, reason: str) -> None:
+        if not self._scoreless:
+            self._scoreless = True
+            rank_zero_warn(f"{reason}: there will be no best.ckpt; last.ckpt is saved as ever")

@@ -29,7 +29,7 @@ class ClipLoader(DataLoader[Clip]):
     """
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing: the step counter, which the checkpoint holds anyway, is the whole state."""
+        """Nothing: the data module holds the position."""
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -70,7 +70,12 @@ class VOSDataModule(LightningDataModule):
         short_side: evaluation frames are shrunk so that the shorter side has at most this many pixels; ``None`` keeps
             them. Masks are scored and written at the size of the annotations in any case.
         demo: write the small procedural data set to ``<root>/demo`` first, unless it is there.
+
+    Attributes:
+        order: settings that decide which sample is at a position: a run that goes on must keep them.
     """
+
+    order: tuple[str, ...] = ("class_path", "seed", "images", "videos")
 
     def __init__(
         self,
@@ -110,6 +115,29 @@ class VOSDataModule(LightningDataModule):
         self.max_skip: Sequence[tuple[float, int]] = [(0.0, 1)]
         self.train_set: Dataset[Clip] | None = None
         self.val_set: EvaluationSet | None = None
+        self._origin = 0
+
+    def state_dict(self) -> dict[str, int]:
+        """How many samples the run has used, of how many: for a run that goes on, perhaps with another batch size."""
+        steps = self.trainer.global_step if self.trainer is not None else 0
+        items = 0 if self.train_set is None else len(self.train_set)  # type: ignore[arg-type]
+        return {"steps": steps, "samples": self._origin + steps * self.batch_size, "items": items}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Go on behind the samples that the run has used.
+
+        Raises:
+            ValueError: they are of a set of another length, so that what is left of a pass over it is not known.
+        """
+        if self.train_set is None:
+            return
+        items, used = len(self.train_set), state_dict["items"]  # type: ignore[arg-type]
+        if items != used:
+            raise ValueError(
+                f"data.root={self.root}: the training set has {items} samples, but {used} when the run was saved; "
+                "restore its files, or start anew in another --trainer.default_root_dir"
+            )
+        self._origin = state_dict["samples"] - state_dict["steps"] * self.batch_size
 
     def prepare_data(self) -> None:
         """Write the demo set if asked for; nothing is downloaded."""
@@ -132,6 +160,7 @@ class VOSDataModule(LightningDataModule):
             raise FileNotFoundError(
                 f"data.root={self.root}: no such folder; set --data.root to where the data sets are"
             )
+        self._origin = 0
         if stage == "fit" and self.train_set is None:
             self.train_set = self.training_set()
         if self.val is None:
@@ -213,13 +242,14 @@ class VOSDataModule(LightningDataModule):
         sampler = ClipSampler(
             len(self.train_set),  # type: ignore[arg-type]
             self.batch_size // trainer.accumulate_grad_batches,
-            trainer.max_steps * self.batch_size,
+            self._origin + trainer.max_steps * self.batch_size,
             # Asked for anew whenever an iteration begins: with limit_train_batches there is more than one.
-            start=lambda: trainer.global_step * self.batch_size,
+            start=lambda: self._origin + trainer.global_step * self.batch_size,
             seed=self.seed,
             max_skip=self.max_skip,
             num_replicas=trainer.world_size,
             rank=trainer.global_rank,
+            origin=self._origin,
         )
         return ClipLoader(
             self.train_set,

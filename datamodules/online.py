@@ -31,6 +31,8 @@ class OnlineDataModule(VOSDataModule):
         **kwargs: see :class:`~datamodules.base.VOSDataModule`.
     """
 
+    order = (*VOSDataModule.order, "val")
+
     def __init__(
         self,
         root: str = "data",

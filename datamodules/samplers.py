@@ -56,6 +56,7 @@ class ClipSampler(DistributedSampler[ClipKey]):
         max_skip: ``(fraction of the run, largest gap)`` pairs; a pair holds from its fraction on. The first is 0.
         num_replicas: number of ranks. Default: from ``torch.distributed``, else 1.
         rank: this rank. Default: likewise, else 0.
+        origin: where the first batch would begin, had the run had this batch size all along: 0 unless it was changed.
 
     Raises:
         ValueError: no items, ranks that do not divide the batch, or a schedule that does not start at 0 or not rise.
@@ -71,6 +72,7 @@ class ClipSampler(DistributedSampler[ClipKey]):
         max_skip: Sequence[tuple[float, int]] = ((0.0, 1),),
         num_replicas: int | None = None,
         rank: int | None = None,
+        origin: int = 0,
     ) -> None:
         ranks, this = world()
         ranks = ranks if num_replicas is None else num_replicas
@@ -94,19 +96,20 @@ class ClipSampler(DistributedSampler[ClipKey]):
         self.batch_size = batch_size
         self.length = length
         self.start = start
+        self.origin = origin
         self.max_skip = list(max_skip)
         self._pass: tuple[int, np.ndarray] = (-1, np.empty(0, dtype=np.int64))
 
     def __len__(self) -> int:
         """Samples of this rank in the whole run, those before ``start`` included: Lightning counts them as done."""
-        return self.length // self.batch_size * (self.batch_size // self.num_replicas)
+        return (self.length - self.origin) // self.batch_size * (self.batch_size // self.num_replicas)
 
     def __iter__(self) -> Iterator[ClipKey]:
         """Keys of this rank from ``start`` to the end of the run."""
         start = self.start() if callable(self.start) else self.start
         share = self.batch_size // self.num_replicas
-        for batch in range(start // self.batch_size, self.length // self.batch_size):
-            first = batch * self.batch_size + self.rank * share
+        for batch in range((start - self.origin) // self.batch_size, len(self) // share):
+            first = self.origin + batch * self.batch_size + self.rank * share
             for position in range(first, first + share):
                 yield self.key(position)
 

@@ -58,6 +58,14 @@ class EvaluationSet(Dataset[Video]):
         """Number of videos."""
         return len(self.videos)
 
+    @property
+    def has_truth(self) -> bool:
+        """Whether there is a frame to score: with a mask beyond those given, and neither first nor last of several."""
+        return any(
+            set(video.masks) - set(starts) and any(t > min(starts) and (t < length - 1 or t == 1) for t in video.masks)
+            for video, starts, length in zip(self.videos, self.starts, self.lengths, strict=True)
+        )
+
     def __getitem__(self, index: int) -> Video:
         """The video; its prompts are read now, frames and targets when they are asked for."""
         video, ids = self.videos[index], self.object_ids[index]

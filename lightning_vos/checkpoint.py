@@ -21,7 +21,7 @@ def read_checkpoint(path: str) -> dict[str, Any]:
     """Read a checkpoint that training wrote, without running any code in it.
 
     Raises:
-        ValueError: the file is something else, or damaged.
+        ValueError: the file is something else, or damaged, or its weights are not finite.
     """
     checkpoint = read_file(path, "a checkpoint")
     missing = PARTS.keys() - set(checkpoint if isinstance(checkpoint, dict) else ())
@@ -29,6 +29,7 @@ def read_checkpoint(path: str) -> dict[str, Any]:
         raise ValueError(f"{path}: not a checkpoint of this project, {', '.join(sorted(missing))} not in it")
     if wrong := _wrong_part(checkpoint):
         raise ValueError(f"{path}: {wrong!r} in it is not of the right kind; the checkpoint is damaged")
+    check_finite(checkpoint["state_dict"], path, "give a checkpoint of before the run went wrong")
     return checkpoint
 
 
@@ -89,6 +90,23 @@ def load_weights(module: nn.Module, path: str, starts_from: Sequence[str] = ()) 
     return checkpoint
 
 
+def without_files(settings: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Settings without those that name weights to start from, as a checkpoint holds these itself.
+
+    Args:
+        settings: nested.
+        names: of settings, with a dot where one belongs to a part.
+    """
+    kept = {name: dict(value) if isinstance(value, dict) else value for name, value in settings.items()}
+    for name in names:
+        first, _, second = name.partition(".")
+        if second and first in kept:
+            kept[first][second] = None
+        elif first in kept:
+            kept[first] = None
+    return kept
+
+
 def check_fits(own: Mapping[str, Tensor], given: Mapping[str, Tensor], what: str, advice: str, other: str = "") -> None:
     """Refuse entries that cannot take the place of a module's own.
 
@@ -112,6 +130,24 @@ def check_fits(own: Mapping[str, Tensor], given: Mapping[str, Tensor], what: str
     if wrong:
         place = f" {other}" if other else ""
         raise ValueError(f"{what}: {len(wrong)} entries do not fit{place} ({'; '.join(wrong[:3])}, ...); {advice}")
+
+
+def check_finite(weights: Mapping[str, Any], what: str, advice: str) -> None:
+    """Refuse weights that are not all numbers: a network with one of them computes nothing.
+
+    Args:
+        weights: entries by name; what is not a tensor of floats is not looked at.
+        what: where they come from, for the message.
+        advice: what to do, likewise.
+
+    Raises:
+        ValueError: naming the first few entries that hold an infinite value or none.
+    """
+    floats = {name: value for name, value in weights.items() if isinstance(value, Tensor) and value.is_floating_point()}
+    wrong = [name for name, value in floats.items() if not value.isfinite().all()]
+    if wrong:
+        first = f"{', '.join(wrong[:3])}{', ...' if len(wrong) > 3 else ''}"
+        raise ValueError(f"{what}: {len(wrong)} of {len(weights)} entries are not finite ({first}); {advice}")
 
 
 def check_method(checkpoint: dict[str, Any], module: nn.Module, what: str, others: Sequence[str] = ()) -> None:

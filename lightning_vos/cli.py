@@ -28,6 +28,7 @@ from lightning_vos.quiet import quieten
 from lightning_vos.resume import check_continues
 from lightning_vos.settings import changed
 from lightning_vos.slurm_tasks import check_tasks
+from lightning_vos.whole_run import check_whole
 
 
 class VOSCLI(LightningCLI):
@@ -110,9 +111,12 @@ class VOSCLI(LightningCLI):
         Raises:
             FileNotFoundError: there is no such checkpoint.
             ValueError: it is damaged, of another method, or was trained with other settings; there is none to
-                predict with; or Slurm has started another number of tasks than there are devices.
+                predict with; Slurm has started another number of tasks than there are devices; or an option of
+                Lightning's would make another run than the settings say.
         """
         check_tasks(self.trainer.num_devices, self.trainer.num_nodes)
+        if self.subcommand == "fit":
+            check_whole(self.trainer)
         if isinstance(self.trainer.val_check_interval, int):
             # Lightning counts passes there; ours are steps, and accumulation must not change a run.
             self.trainer.val_check_interval *= self.trainer.accumulate_grad_batches
@@ -137,7 +141,7 @@ class VOSCLI(LightningCLI):
                     "set the same again, or choose another --trainer.default_root_dir"
                 )
             if self.subcommand == "fit":
-                check_continues(checkpoint, str(file), self.model, self.trainer)
+                check_continues(checkpoint, str(file), self.model, self.trainer, self.datamodule)
 
     def after_predict(self) -> None:
         """Name the videos that could not be segmented.

@@ -8,16 +8,19 @@ from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.plugins import Precision
+from lightning.pytorch.utilities import GradClipAlgorithmType, rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from lightning_vos.blocks.backbone import Backbone
-from lightning_vos.checkpoint import check_method, load_weights
+from lightning_vos.checkpoint import check_finite, check_method, load_weights, without_files
 from lightning_vos.frame_callback import FrameCallback
 from lightning_vos.functional import one_hot, pad_to_stride
 from lightning_vos.losses import bootstrap_fraction, segmentation_loss
-from lightning_vos.optimizer import Schedule, adamw, lr_factor
+from lightning_vos.optimizer import Schedule, StepwiseLR, adamw, lr_factor, steps_fused
+from lightning_vos.resume import align_passes
+from lightning_vos.run_settings import run_settings
 from lightning_vos.segmenter import Segmenter
 from lightning_vos.settings import complete
 from lightning_vos.streaming import stream
@@ -200,12 +203,18 @@ class VOSModule(Segmenter, LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW with the learning-rate schedule of the constructor, updated every step."""
-        # Fused: one pass over the weights instead of a dozen. Lightning clips no gradients of mixed precision with it.
-        fused = self.trainer.precision.endswith("-true")
+        fused = steps_fused(self.trainer.precision, self.device)
         optimizer = adamw(self.parameter_groups(), self.lr, self.weight_decay, fused)
         total = max(1, self.trainer.max_steps)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.lr_factor(step / total))
+        scheduler = StepwiseLR(optimizer, lambda step: self.lr_factor(step / total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: Any = None
+    ) -> None:
+        """As Lightning, which for the sake of scaled float16 refuses a fused optimiser in bfloat16 too."""
+        plugin, algorithm = self.trainer.precision_plugin, gradient_clip_algorithm or GradClipAlgorithmType.NORM
+        Precision.clip_gradients(plugin, optimizer, gradient_clip_val or 0.0, algorithm)
 
     def lr_factor(self, progress: float) -> float:
         """Learning rate at a share of the run, relative to its peak."""
@@ -229,23 +238,21 @@ class VOSModule(Segmenter, LightningModule):
         network = next(plain)
         checkpoint["method"] = cls.__name__
         checkpoint["network"] = (cls if network is Segmenter else network).__name__
-        settings = {name: _copied(value) for name, value in checkpoint.get("hyper_parameters", {}).items()}
-        for name in self.pretrained:
-            # They are in the checkpoint now: whoever loads it needs neither that file nor the internet.
-            first, _, second = name.partition(".")
-            if second and first in settings:
-                settings[first][second] = None
-            elif first in settings:
-                settings[first] = None
-        checkpoint["hyper_parameters"] = settings
+        # Whoever loads it needs neither those files nor the internet.
+        checkpoint["hyper_parameters"] = without_files(checkpoint.get("hyper_parameters", {}), self.pretrained)
+        if self.run is not None:
+            checkpoint["run"] = run_settings(self.run)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse the checkpoint of another method.
+        """Refuse the checkpoint of another method, or a broken one; count the passes of a run as this one makes them.
 
         Raises:
-            ValueError: naming both methods.
+            ValueError: naming both methods, or the entries that are not finite.
         """
         check_method(checkpoint, self, "the checkpoint")
+        check_finite(checkpoint["state_dict"], "the checkpoint", "give one of before the run went wrong")
+        if self.run is not None:
+            align_passes(checkpoint, self.run.accumulate_grad_batches)
 
     # ---------------------------------------------------------------- evaluation
 
@@ -289,7 +296,3 @@ class VOSModule(Segmenter, LightningModule):
 
     def _frame_callbacks(self) -> list[FrameCallback]:
         return [callback for callback in self.trainer.callbacks if isinstance(callback, FrameCallback)]  # type: ignore[attr-defined]
-
-
-def _copied(value: Any) -> Any:
-    return dict(value) if isinstance(value, dict) else value

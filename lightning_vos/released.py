@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from lightning_vos.checkpoint import read_file
+from lightning_vos.checkpoint import check_finite, read_file
 
 
 def read_released(path: str, wanted: str) -> dict[str, Tensor]:
@@ -21,7 +21,7 @@ def read_released(path: str, wanted: str) -> dict[str, Tensor]:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the file is something else, or damaged.
+        ValueError: the file is something else, or damaged, or holds what is not finite.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file; give {wanted}")
@@ -31,6 +31,7 @@ def read_released(path: str, wanted: str) -> dict[str, Tensor]:
         what = f"a dict of {', '.join(map(str, list(entries)[:4]))}" if entries else type(content).__name__
         own = "; a checkpoint of this project needs no import" if "method" in entries else ""
         raise ValueError(f"{path}: not a flat state dict but {what}; give {wanted}{own}")
+    check_finite(entries, path, f"give {wanted}")
     return {name.removeprefix("module."): value for name, value in entries.items()}
 
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lightning import Trainer
+from lightning import LightningDataModule, Trainer
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_vos import checksum
 from lightning_vos.atomic import unfinished
-from lightning_vos.module import VOSModule
+from lightning_vos.checkpoint import check_finite
+from lightning_vos.run_settings import run_settings
 from lightning_vos.settings import changed
+
+if TYPE_CHECKING:
+    from lightning_vos.module import VOSModule
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -23,8 +27,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
-        """Write ``checkpoint``, so that the machine may be switched off at any time."""
+        """Write ``checkpoint``, so that the machine may be switched off at any time.
+
+        Raises:
+            ValueError: its weights are not finite; the file stays what it was.
+        """
         path = Path(path)
+        weights = checkpoint.get("state_dict", {})  # a forked process hands its weights back by a file of them alone
+        check_finite(weights, f"{path} is not written", "start again from it with a lower --model.lr")
         for left in path.parent.glob(f".{path.name}.*"):  # of a write that was killed: the folder has one owner
             left.unlink(missing_ok=True)
         with unfinished(path, durable=True) as beside:
@@ -43,20 +53,46 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         return super().load_checkpoint(path, *args, **kwargs)
 
 
-def check_continues(checkpoint: dict[str, Any], path: str, model: VOSModule, trainer: Trainer) -> None:
-    """Refuse to lengthen a run that is complete; name the settings of the model that are not those it was saved with.
+def check_continues(
+    checkpoint: dict[str, Any], path: str, model: VOSModule, trainer: Trainer, data: LightningDataModule
+) -> None:
+    """Refuse what a run cannot go on with; name the settings that are not those it was saved with.
 
     Raises:
-        ValueError: the run is complete, and the trainer asks for more steps.
+        ValueError: the run is complete, and the trainer asks for more steps; or the samples that it has used would be
+            others, so that what is left of the data is not known.
     """
     done, steps = checkpoint["global_step"], trainer.max_steps
+    anew = f"choose another --trainer.default_root_dir, with --model.weights={path} to start from what it has learned"
     ended = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"] and trainer.max_epochs == 1
     if ended and done < steps:
         raise ValueError(
-            f"{path}: this run is complete after {done} steps, trainer.max_steps={steps} cannot lengthen it; choose "
-            f"another --trainer.default_root_dir, with --model.weights={path} to start from what it has learned"
+            f"{path}: this run is complete after {done} steps, trainer.max_steps={steps} cannot lengthen it; {anew}"
+        )
+    own, saved = run_settings(trainer, data), checkpoint.get("run", {})
+    order = getattr(data, "order", ())
+    moved = [f"data.{name}" for name in order if saved.get("data", own["data"]).get(name) != own["data"].get(name)]
+    if moved and done < steps:
+        raise ValueError(
+            f"{path}: after {done} steps the order of the samples cannot change, but {', '.join(moved)} has; set it as "
+            f"it was, or {anew}"
         )
     # What a network started from is in the checkpoint, which does not name it.
-    other = changed(model.hparams, checkpoint["hyper_parameters"], ignored=model.pretrained)
+    other = changed(model.hparams, checkpoint["hyper_parameters"], ignored=model.pretrained) + changed(own, saved)
     if other:
         rank_zero_warn(f"{path}: the run goes on with other settings than it was saved with: {', '.join(other)}")
+
+
+def align_passes(checkpoint: dict[str, Any], passes: int) -> None:
+    """Count what a run has done in passes of ``passes`` a step, so that a step begins where one has ended.
+
+    Args:
+        checkpoint: of a run between two steps, with the loops of Lightning; its counters are changed.
+        passes: of a step of the run that goes on, ``accumulate_grad_batches``.
+    """
+    before = checkpoint.get("run", {}).get("trainer", {}).get("accumulate_grad_batches", passes)
+    progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"] if before != passes else {}
+    for counts in (progress[name] for name in ("total", "current") if name in progress):
+        more = counts["ready"] // before * passes - counts["ready"]
+        for name in ("ready", "started", "processed", "completed"):
+            counts[name] += more

@@ -77,6 +77,7 @@ def _named(path: Path) -> Iterator[None]:
         if passes(error):
             raise error if isinstance(error, PassingFault) else PassingFault(f"{path}: {error}") from error
         if isinstance(error, OSError) and error.errno is not None:  # of the system, not of the file's content
+            error.filename = error.filename or str(path)
             raise
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{path}: not a readable image ({reason}); replace the file") from error

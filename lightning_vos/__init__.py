@@ -26,7 +26,7 @@ def __getattr__(name: str) -> Any:
         from lightning_vos.module import VOSModule
 
         return VOSModule
-    if not name.startswith("_"):
+    if name[:1].isupper():  # a class; what is written small is a module, which the import system finds
         from lightning_vos.discovery import installed
 
         offers = installed()

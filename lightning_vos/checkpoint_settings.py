@@ -50,8 +50,6 @@ def with_settings_of(args: Sequence[str]) -> list[str]:
     if class_path == f"lightning_vos.{method}":
         find(method, path)
     settings = checkpoint["hyper_parameters"]
-    if not isinstance(settings, dict):
-        raise ValueError(f"{path}: its settings are no names with values; it is damaged or something else")
     known = parameters(getattr(import_module(class_path.rpartition(".")[0]), method))
     for name, value in settings.items():
         if name in known and is_dataclass(known[name].default) and not isinstance(value, dict):

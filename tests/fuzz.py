@@ -195,7 +195,11 @@ def meta(folder: Path, rng: random.Random) -> None:
 def lists(folder: Path, rng: random.Random) -> None:
     """A list of sequences of DAVIS."""
     _frames(folder / "JPEGImages/480p/v", folder / "Annotations/480p/v")
-    words = rng.choices(["v", "../v", "v/..", "/", "ö", "v\r", "\ufeffv", "v v", "\x00", "x" * 300], [9] + [1] * 9, k=2)
+    words = rng.choices(
+        ["v", "../v", "v/..", "/", "ö", "v\r", "\ufeffv", "v v", "\x00", "x" * 300],
+        [9] + [1] * 9,
+        k=rng.choice([1, 1, 2]),
+    )
     (folder / "ImageSets/2017").mkdir(parents=True)
     content = "\n".join(words).encode("utf-16" if rng.random() < 0.1 else "utf-8")
     (folder / "ImageSets/2017/train.txt").write_bytes(damaged(content, rng) if rng.random() < 0.5 else content)

@@ -138,7 +138,7 @@ def complaint(
         ),
         ({"update": "/etc/hostname"}, "CKPT: its setting update is '/etc/hostname', not settings of that part"),
         ({"key_dim": torch.zeros(1)}, "CKPT: its settings are no plain values (Object of type Tensor"),
-        ([1], "CKPT: its settings are no names with values"),
+        ([1], "CKPT: 'hyper_parameters' in it is not of the right kind"),
     ],
 )
 def test_settings_stay_text(

@@ -21,6 +21,7 @@ from lightning.pytorch.callbacks import (
 from datamodules import DavisSet
 from datamodules.base import VOSDataModule
 from lightning_vos.checkpoint import read_checkpoint
+from lightning_vos.optimizer import adamw
 from lightning_vos.resume import check_continues
 from lightning_vos.whole_run import check_whole
 
@@ -101,7 +102,10 @@ def test_peak_and_decay_are_those_of_the_run_that_goes_on(root: Path) -> None:
     (group,) = saved["optimizer_states"][0]["param_groups"]
     assert group["initial_lr"] == 0.01
     assert group["lr"] == pytest.approx(0.01 * model.lr_factor(1.0))
-    assert group["weight_decay"] == 0.0  # of a vector there is none
+    matrix = torch.nn.Parameter(torch.ones(2, 2))
+    optimizers = [adamw([([matrix], 1.0)], 0.1, decay, fused=False) for decay in (0.05, 0.2)]
+    optimizers[1].load_state_dict(optimizers[0].state_dict())
+    assert optimizers[1].param_groups[0]["weight_decay"] == 0.2
     assert saved["lr_schedulers"][0]["base_lrs"] == [0.01]
     steps = torch.stack([model.after[step] for step in (4, 5, 6)]).diff(dim=0).abs().max()
     assert steps < 0.02  # of a learning rate of 0.1 they would be about 0.1

@@ -61,6 +61,7 @@ def test_parts_become_one_run(how: str, tmp_path: Path, monkeypatch: pytest.Monk
 def clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith("WANDB_") or name.lower().endswith("_proxy")]:
         monkeypatch.delenv(name)
+    wandb.teardown()  # what an earlier test of this process has left open would be gone on with
     monkeypatch.setenv("HOME", str(tmp_path))  # with no .netrc and no settings of W&B
     monkeypatch.setattr("socket.getaddrinfo", lambda host, port, *args: [_address(host, port)])
 

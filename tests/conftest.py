@@ -69,7 +69,7 @@ SMALL: dict[str, dict[str, Any]] = {
     },
 }
 
-LONGEST = ["test_slurm", "test_kills", "test_resume", "test_ddp", "test_stages"]
+LONGEST = ["test_slurm", "test_resume", "test_faults", "test_kills", "test_ddp", "test_stages", "test_fifth_method"]
 
 METHODS = list(SMALL)
 

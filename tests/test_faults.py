@@ -18,6 +18,8 @@ from lightning_vos.frame_callback import FrameCallback
 from lightning_vos.passing import AGAIN
 from lightning_vos.video import Video
 
+pytestmark = pytest.mark.slow
+
 
 class Fault(FrameCallback):
     """On rank 1: its loader's processes are killed after step 6; or it is told to stop amid a video after step 4."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -102,40 +103,41 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_demo(tmp_path_factory.mktemp("data"))
 
 
-def ran(words: list[str], module: str = "lightning_vos") -> str:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "NO_ALBUMENTATIONS_UPDATE": "1"}
-    command = [sys.executable, "-m", module, *words]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def test_it_is_trained_evaluated_compared_and_loaded(folder: Path, data: Path, tmp_path: Path) -> None:
-    search = f"EXPERIMENTS={folder / 'experiments'}"
-    (run,) = planned("video", "METHOD=copier", "DATA=demo", search)
-    ran([*run.words, *tiny(data, tmp_path / "run", steps=2), *training()])
-    checkpoint = tmp_path / "run/checkpoints/last.ckpt"
-
-    (run,) = planned("eval", "METHOD=copier", "DATA=demo", f"CKPT={checkpoint}", search)
-    printed = ran([*run.words, *tiny(data, tmp_path / "eval")])
-    assert "J&F 0." in printed
-
-    (run,) = planned("compare", "DATA=demo", f"CKPTS={checkpoint}", f"RUNS={tmp_path}")
-    printed = ran([*run.words, f"--data.root={data}", "--data.demo=false", "--trainer.accelerator=cpu"], run.module)
-    assert "MaskCopier" in (tmp_path / "compare-demo/comparison.md").read_text()
-
-    program = f"""
+PROGRAM = """
+import json, sys
 import torch, lightning_vos
-model = lightning_vos.load({str(checkpoint)!r})
+from lightning_vos.cli import main
+from lightning_vos.compare.__main__ import main as compare
+
+train, evaluate, comparison, checkpoint = json.loads(sys.argv.pop())
+main(train)
+main(evaluate)
+compare(comparison)
+model = lightning_vos.load(checkpoint)
 assert type(model).__name__ == "MaskCopier"
 with model.sequence():
-    mask = torch.zeros(1, 1, 6, 8); mask[..., 2:4, 3:5] = 1
+    mask = torch.zeros(1, 1, 6, 8)
+    mask[..., 2:4, 3:5] = 1
     frame = torch.zeros(1, 3, 6, 8, dtype=torch.uint8)
     model.step(frame, mask)
     assert torch.equal(model.step(frame).argmax(1), mask[:, 0].long())
 """
-    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+
+
+def test_it_is_trained_evaluated_compared_and_loaded(folder: Path, data: Path, tmp_path: Path) -> None:
+    search, checkpoint = f"EXPERIMENTS={folder / 'experiments'}", tmp_path / "run/checkpoints/last.ckpt"
+    (run,) = planned("video", "METHOD=copier", "DATA=demo", search)
+    words = [[*run.words, *tiny(data, tmp_path / "run", steps=2), *training()]]
+    (run,) = planned("eval", "METHOD=copier", "DATA=demo", f"CKPT={checkpoint}", search)
+    words.append([*run.words, *tiny(data, tmp_path / "eval")])
+    (run,) = planned("compare", "DATA=demo", f"CKPTS={checkpoint}", f"RUNS={tmp_path}")
+    words.append([*run.words, f"--data.root={data}", "--data.demo=false", "--trainer.accelerator=cpu"])
+    command = [sys.executable, "-c", PROGRAM, json.dumps([*words, str(checkpoint)])]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "NO_ALBUMENTATIONS_UPDATE": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
+    assert (tmp_path / "eval/results/global_results-val.csv").is_file()
+    assert "| MaskCopier |" in (tmp_path / "compare-demo/comparison.md").read_text()
 
 
 def test_nothing_that_a_file_names_is_imported(tmp_path: Path) -> None:

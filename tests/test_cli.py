@@ -271,6 +271,7 @@ def test_checkpoint_of_another_method(complain: Complain, checkpoint: Path, demo
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [b"", b"half a file", b"hello", None], ids=["empty", "text", "word", "truncated"])
 def test_damaged_checkpoint(
     content: bytes | None, complain: Complain, checkpoint: Path, demo: Path, tmp_path: Path
@@ -323,6 +324,7 @@ def test_imagenet_weights_that_cannot_be_had(complain: Complain, demo: Path, tmp
     assert re.fullmatch(r"backbone_weights=imagenet: https://\S+\.pth cannot be had .* copy that file here .*", line)
 
 
+@pytest.mark.slow
 def test_backbone_weights_of_a_file(complain: Complain, demo: Path, tmp_path: Path) -> None:
     torch.manual_seed(3)
     state = resnet18().state_dict()
@@ -347,6 +349,7 @@ def test_backbone_weights_of_a_file(complain: Complain, demo: Path, tmp_path: Pa
 # ---------------------------------------------------------------- from outside
 
 
+@pytest.mark.slow
 def test_a_process_ends_with_one_line(tmp_path: Path) -> None:
     (command,) = commands("static", f"METHOD={METHOD}", "DATA=demo")
     args = [sys.executable, "-m", "lightning_vos", *command, "--data.demo=false", f"--data.root={tmp_path}/none"]

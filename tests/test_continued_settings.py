@@ -25,6 +25,8 @@ from lightning_vos.optimizer import adamw
 from lightning_vos.resume import check_continues
 from lightning_vos.whole_run import check_whole
 
+pytestmark = pytest.mark.slow
+
 
 def fitted(folder: Path, stop: int | None = None, data: dict[str, Any] | None = None, **arguments: Any) -> Learner:
     """A run to its end, or to a power cut; it goes on from what is in its folder."""

@@ -18,6 +18,8 @@ from lightning_vos.average import averaged
 from lightning_vos.checkpoint import load_weights, read_checkpoint
 from lightning_vos.official import save_checkpoint
 
+pytestmark = pytest.mark.slow
+
 
 def nan_loss(loss: Tensor, weight: Tensor) -> Tensor:
     return loss * float("nan")

@@ -40,6 +40,8 @@ from lightning_vos.ownership import written as folders_of
 from lightning_vos.passing import PassingFault, passes
 from lightning_vos.resume import AtomicCheckpointIO
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def model() -> VOSModule:

@@ -18,6 +18,8 @@ from datamodules.layouts import VideoFiles
 from datamodules.sequences import EvaluationSet
 from lightning_vos.checkpoint import read_checkpoint
 
+pytestmark = pytest.mark.slow
+
 
 class KilledAfterValidation(Callback):
     """Ends the run after a validation whose best checkpoint is saved, before anything else is."""

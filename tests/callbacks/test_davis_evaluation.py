@@ -208,6 +208,7 @@ def test_long_tables_show_the_worst(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "10 worst" in printed
 
 
+@pytest.mark.slow
 def test_two_processes(tmp_path: Path) -> None:
     """Three videos over two ranks, one of them twice: results, files and speed as with one process."""
     videos = Videos([6, 5, 8], [1, 1, 2])

@@ -19,6 +19,7 @@ from callbacks import AutoWandbLogger
 from callbacks.wandb import offline_reason, run_id
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["make sync", "what the run said"])
 def test_parts_become_one_run(how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []

@@ -332,6 +332,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
 def test_inputs(case: Case, model: VOSModule, tmp_path: Path) -> None:
     frames, labels = moving_square(COUNT)

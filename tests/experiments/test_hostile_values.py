@@ -16,6 +16,8 @@ from callbacks.wandb import upload_command
 from experiments.__main__ import main
 from experiments.slurm import jobs
 
+pytestmark = pytest.mark.slow
+
 VARIABLES = re.findall(r"\w+", re.search(r"VARIABLES := ((?:.*\\\n)*.*)", (ROOT / "Makefile").read_text())[1])
 # each of them would make a file, could it run
 CODES = {

@@ -12,6 +12,8 @@ from experiments.compose import Experiment, compose
 from experiments.resolve import resolve
 from experiments.search import search_path
 
+pytestmark = pytest.mark.slow
+
 CODE = """
 from lightning_vos import REMN
 

@@ -14,6 +14,8 @@ from experiments.compose import Experiment, compose
 from experiments.resolve import resolve
 from lightning_vos.settings import flat
 
+pytestmark = pytest.mark.slow
+
 
 def sweep(method: str) -> dict[str, Any]:
     return yaml.safe_load((ROOT / "experiments" / method / "sweep.yaml").read_text())

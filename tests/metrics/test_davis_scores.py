@@ -141,6 +141,7 @@ def test_a_video_must_come_whole_and_in_order() -> None:
         scores.start(stranger)
 
 
+@pytest.mark.slow
 def test_needs_no_lightning() -> None:
     """In a process in which importing Lightning fails."""
     program = f"""

@@ -122,6 +122,7 @@ def _rank(rank: int, world: int, port: int, folder: str) -> None:
     distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The ``compute`` method of metric")
 def test_same_digits_on_any_number_of_ranks(tmp_path: Path) -> None:
     """Two videos on 1, 2 and 3 processes: identical results on every rank; each rank's own state stays its own."""

@@ -166,6 +166,7 @@ def test_redundancy_against_loops() -> None:
         assert out[0, t].item() == pytest.approx(1e4 * cosine.item(), abs=0.5)
 
 
+@pytest.mark.slow
 def test_12_gate_learns_to_prune_redundant_and_to_keep_diverse_clips() -> None:
     """Appendix A of the specification: a synthetic task that the gate must solve."""
     torch.manual_seed(0)

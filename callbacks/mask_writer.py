@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import signal
+import threading
 from pathlib import Path
+from types import FrameType
 
 import numpy as np
 import torch
@@ -55,7 +58,9 @@ class MaskWriter(FrameCallback):
         self._lease: Lease | None = None
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look at the weights once."""
+        """Look at the weights once, and let SIGTERM end the prediction: it goes on from its last snapshot."""
+        if threading.current_thread() is threading.main_thread():  # Lightning would note it and go on to the end
+            signal.signal(signal.SIGTERM, _leave)
         digest = hashlib.sha256()
         for name, value in pl_module.state_dict().items():
             digest.update(name.encode() + value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
@@ -139,6 +144,10 @@ class MaskWriter(FrameCallback):
         if self._lease is not None:
             self._lease.release()
             self._lease = None
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
 
 
 def _not_started(video: Video, t: int) -> list[int]:

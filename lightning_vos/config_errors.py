@@ -62,6 +62,9 @@ def explain(message: str, args: Sequence[str], options: Iterable[str]) -> str:
     if match := re.match(r"module '(.+)' has no attribute '(.+)'", problem):
         problem = f"there is no {match[2]} in {match[1]}; choose from {', '.join(_public(match[1]))}"
         return _origin(keys, f"{match[1]}.{match[2]}", args, files) + problem
+    if match := re.match(r"unrecognized arguments: --(\S+)", problem):  # of a part of the model
+        typed = next((arg for arg in args if arg.endswith(f".{match[1]}")), match[1])
+        return f"{typed}: no such option; see the settings of that part in --print_config"
     origin = _origin(keys, value, args, files)
     if value is not None and problem.startswith("expected"):
         quotes = f"; write it in quotes, '{value}'" if f"'{value}'" in problem else ""

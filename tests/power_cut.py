@@ -25,13 +25,13 @@ PROCESSES.set_forkserver_preload(["power_cut", "lightning.pytorch.cli"])
 class PowerCut(FrameCallback):
     """Kills before the given frame (counted from 1 over all passes), or when half of its mask has been written."""
 
-    def __init__(self, frame: int, amid_mask: bool) -> None:
-        self.frame, self.amid_mask, self.seen = frame, amid_mask, 0
+    def __init__(self, frame: int, amid_mask: bool, by: signal.Signals = signal.SIGKILL) -> None:
+        self.frame, self.amid_mask, self.by, self.seen = frame, amid_mask, by, 0
 
     def on_frame_start(self, trainer: Trainer, pl_module: LightningModule, video: Video, t: int) -> None:
         self.seen += 1
         if self.seen == self.frame and not self.amid_mask:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), self.by)
         if self.seen == self.frame:
             Path.write_bytes = _half  # type: ignore[assignment, method-assign]
 
@@ -42,12 +42,14 @@ def _half(path: Path, content: bytes) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def cut(method: str, out: Path, frame: int, amid_mask: bool = False, **data: Any) -> None:
-    """Start ``predict(small(method), out, **data)`` anew and kill it at a frame."""
-    process = PROCESSES.Process(target=_predict, args=(method, out, PowerCut(frame, amid_mask), data))
+def cut(
+    method: str, out: Path, frame: int, amid_mask: bool = False, by: signal.Signals = signal.SIGKILL, **data: Any
+) -> None:
+    """Start ``predict(small(method), out, **data)`` anew and end it at a frame."""
+    process = PROCESSES.Process(target=_predict, args=(method, out, PowerCut(frame, amid_mask, by), data))
     process.start()
     process.join(600)
-    assert process.exitcode == -signal.SIGKILL
+    assert process.exitcode == (-by if by == signal.SIGKILL else 128 + by)
 
 
 def _predict(method: str, out: Path, power_cut: PowerCut, data: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,17 @@ import pytest
 import torch
 from conftest import METHODS, SMALL, small, squares
 from lightning import LightningModule, Trainer
-from movie_files import SIZE, contents, moving_square, predict, write_frames, write_mask, write_movie, written
+from movie_files import (
+    SIZE,
+    assert_same,
+    contents,
+    moving_square,
+    predict,
+    write_frames,
+    write_mask,
+    write_movie,
+    written,
+)
 from PIL import Image
 from power_cut import cut
 from pycocotools import mask as run_length
@@ -87,6 +98,16 @@ def test_both_directions_are_the_forward_pass_filled_by_the_backward_one(model: 
     assert any((both[f"{t:05d}"] == 7).any() for t in range(8))
 
 
+def test_sigterm_ends_a_prediction_that_then_goes_on(model: VOSModule, tmp_path: Path) -> None:
+    data = two_objects(tmp_path)
+    predict(model, tmp_path / "whole", **data)
+    cut(FAST, tmp_path / "ended", 7, by=signal.SIGTERM, **data)
+    assert 0 < len(written(tmp_path / "ended", "clip")) < FRAMES
+    predict(model, tmp_path / "ended", **data)
+    whole, ended = (written(tmp_path / name, "clip") for name in ("whole", "ended"))
+    assert all(np.array_equal(ended[name], mask) for name, mask in whole.items())
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_masks_are_those_of_the_users_own_loop(method: str, tmp_path: Path) -> None:
     model = small(method)
@@ -157,7 +178,7 @@ def test_a_killed_prediction_ends_as_if_nothing_had_happened(
     capsys.readouterr()
     predict(model, out, OverlayVideo(), every=3, **data)
     assert "clip: going on at frame" in capsys.readouterr().out
-    assert contents(out) == contents(tmp_path / "whole")
+    assert_same(out, tmp_path / "whole")
 
 
 def test_a_finished_video_is_left_alone_unless_something_has_changed(model: VOSModule, tmp_path: Path) -> None:
@@ -197,7 +218,7 @@ def test_a_damaged_snapshot_is_not_trusted(model: VOSModule, tmp_path: Path) -> 
         cut(FAST, out, 7, **data)
         (out / "progress" / "clip" / "snapshot.pt").write_bytes(content)
     predict(model, out, **data)
-    assert contents(out) == contents(tmp_path / "whole")
+    assert_same(out, tmp_path / "whole")
 
 
 # ---------------------------------------------------------------- several videos, the command line

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import FrameType
 from typing import NoReturn
 
-STOPPED = 75  # exit status of a run that was asked to stop, see callbacks.LastCheckpoint
+from lightning_vos.passing import AGAIN
 
 ENVIRONMENT = {
     # albumentations would ask the network for a newer version; nothing here does without being told to
@@ -54,7 +54,7 @@ def in_turn(commands: Iterable[Sequence[str]]) -> int:
     try:
         for command in commands:
             if asked:
-                return STOPPED
+                return AGAIN
             print(shlex.join(command), flush=True)
             child = subprocess.Popen(command, env=_environment({}))
             if asked:  # while it was being started
@@ -66,7 +66,7 @@ def in_turn(commands: Iterable[Sequence[str]]) -> int:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    return STOPPED if asked else 0
+    return AGAIN if asked else 0
 
 
 def _environment(more: Mapping[str, str]) -> dict[str, str]:

@@ -1,8 +1,7 @@
-"""What a method needs to be trained: losses of a clip, optimiser, checkpoints, and evaluation by frame callbacks."""
+"""What a method needs to be trained: losses of a clip, optimiser, and checkpoints."""
 
 from __future__ import annotations
 
-from contextlib import closing
 from inspect import currentframe
 from typing import Any
 
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from lightning_vos.blocks.backbone import Backbone
 from lightning_vos.checkpoint import check_finite, check_method, load_weights, without_files
-from lightning_vos.frame_callback import FrameCallback
+from lightning_vos.evaluation import EvaluatedSegmenter
 from lightning_vos.functional import one_hot, pad_to_stride
 from lightning_vos.losses import bootstrap_fraction, segmentation_loss
 from lightning_vos.optimizer import Schedule, StepwiseLR, adamw, lr_factor, steps_fused
@@ -23,12 +22,10 @@ from lightning_vos.resume import align_passes
 from lightning_vos.run_settings import run_settings
 from lightning_vos.segmenter import Segmenter
 from lightning_vos.settings import complete
-from lightning_vos.streaming import stream
 from lightning_vos.types import ClipBatch
-from lightning_vos.video import Footage, Video, why
 
 
-class VOSModule(Segmenter, LightningModule):
+class VOSModule(EvaluatedSegmenter):
     """A method as Lightning trains and evaluates it.
 
     A method derives from this class and defines what :class:`~lightning_vos.segmenter.Segmenter` asks for. Where its
@@ -42,6 +39,7 @@ class VOSModule(Segmenter, LightningModule):
         schedule: ``constant``; ``step`` (times 0.1 at 80 % of the run, the recipe of XMem); ``cosine`` (to 1 %).
         bootstrap: (start, end, final): the cross entropy keeps all pixels until ``start``, then fewer, down to the
             hardest share ``final`` at ``end``; start and end are fractions of the run.
+        trunk_lr: factor of the learning rate of :meth:`trunks`.
         weights: checkpoint of the same method to start from (the hand-over between stages). Every entry must fit.
         **kwargs: settings of the network.
 
@@ -63,6 +61,7 @@ class VOSModule(Segmenter, LightningModule):
         warmup: float = 0.0,
         schedule: Schedule = "step",
         bootstrap: tuple[float, float, float] = (0.2, 0.7, 0.15),
+        trunk_lr: float = 1.0,
         weights: str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -78,6 +77,7 @@ class VOSModule(Segmenter, LightningModule):
         self.warmup = warmup
         self.schedule = schedule
         self.bootstrap = bootstrap
+        self.trunk_lr = trunk_lr
         self.weights = weights
         self._starts_at_random = weights is None
 
@@ -112,9 +112,19 @@ class VOSModule(Segmenter, LightningModule):
         """
         return {}
 
+    def trunks(self) -> list[Backbone]:
+        """Trunks that learn at ``trunk_lr``: pretrained ones of pictures. What sees masks has all to learn."""
+        found = [part for part in self.modules() if isinstance(part, Backbone)]
+        return [trunk for trunk in found if trunk.norm == "frozen_batch" and trunk.in_channels == 3]
+
     def parameter_groups(self) -> list[tuple[list[torch.nn.Parameter], float]]:
         """Parameters with the factor of their learning rate."""
-        return [([p for p in self.parameters() if p.requires_grad], 1.0)]
+        known = {id(p) for trunk in self.trunks() for p in trunk.parameters()}
+        learning = [p for p in self.parameters() if p.requires_grad]
+        return [
+            ([p for p in learning if id(p) not in known], 1.0),
+            ([p for p in learning if id(p) in known], self.trunk_lr),
+        ]
 
     def adopt(self, checkpoint: dict[str, Any]) -> None:
         """Called once the weights of an earlier stage are loaded: its checkpoint says which class trained them how."""
@@ -253,46 +263,3 @@ class VOSModule(Segmenter, LightningModule):
         check_finite(checkpoint["state_dict"], "the checkpoint", "give one of before the run went wrong")
         if self.run is not None:
             align_passes(checkpoint, self.run.accumulate_grad_batches)
-
-    # ---------------------------------------------------------------- evaluation
-
-    def validation_step(self, video: Video, batch_idx: int) -> None:
-        """Segment a video; the frame callbacks score, time and draw."""
-        self.segment_video(video)
-
-    test_step = validation_step
-
-    def predict_step(self, footage: Footage, batch_idx: int) -> None:
-        """Segment a user's video, pass after pass; the frame callbacks write what comes out.
-
-        Raises:
-            Exception: the video cannot be segmented, unless ``footage`` takes note.
-        """
-        try:
-            for callback in self._frame_callbacks():
-                callback.on_footage_start(self.trainer, self, footage)
-            for video in footage.passes:
-                self.segment_video(video)
-            for callback in self._frame_callbacks():
-                callback.on_footage_end(self.trainer, self, footage)
-        except Exception as error:
-            if footage.problems is None:
-                raise
-            footage.problems[footage.video.name] = why(error)
-            rank_zero_warn(f"{footage.video.name}: {why(error)}; going on with the next video")
-
-    def segment_video(self, video: Video) -> None:
-        """Stream a video and hand every frame's labels to the trainer's frame callbacks."""
-        callbacks = self._frame_callbacks()
-
-        def on_start(t: int) -> None:
-            for callback in callbacks:
-                callback.on_frame_start(self.trainer, self, video, t)
-
-        with closing(stream(self, video, on_start)) as frames:  # type: ignore[type-var]
-            for t, frame, labels in frames:
-                for callback in callbacks:
-                    callback.on_frame_end(self.trainer, self, video, t, frame, labels)
-
-    def _frame_callbacks(self) -> list[FrameCallback]:
-        return [callback for callback in self.trainer.callbacks if isinstance(callback, FrameCallback)]  # type: ignore[attr-defined]

@@ -5,13 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lightning_vos.blocks.backbone import Backbone, Norm, build_resnet
+from lightning_vos.blocks.backbone import build_backbone
+from lightning_vos.blocks.normalization import Norm
+from lightning_vos.blocks.resnet import build_resnet
 
 
 @pytest.mark.parametrize("retrained", [False, True])
 def test_frozen_statistics_stay_as_they_are(retrained: bool) -> None:
     """Also in a network that nobody has called ``train()`` or ``eval()`` on: Lightning starts with such a one."""
-    trunk = Backbone("resnet10", "frozen_batch")
+    trunk = build_backbone("resnet10", "frozen_batch")
     if retrained:
         trunk.train()
     before = {name: value.clone() for name, value in trunk.named_buffers()}
@@ -24,7 +26,7 @@ def test_frozen_statistics_stay_as_they_are(retrained: bool) -> None:
 @pytest.mark.parametrize("norm", ["frozen_batch", "group"])
 @pytest.mark.parametrize("stride", [16, 32])
 def test_pyramid(norm: Norm, stride: int) -> None:
-    trunk = Backbone("resnet10", norm, stride=stride)  # type: ignore[arg-type]  # a loop over literals
+    trunk = build_backbone("resnet10", norm, stride=stride)  # type: ignore[arg-type]  # a loop over literals
     levels = trunk(torch.randn(1, 3, 64, 96))
     assert [tuple(level.shape[1:]) for level in levels] == [
         (channels, 64 // s, 96 // s) for channels, s in zip(trunk.channels, (4, 8, 16, 32), strict=False)

@@ -12,15 +12,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.ops import MultiScaleRoIAlign
 
-from lightning_vos.blocks.backbone import GroupNorm, Norm, Trunk, build_resnet
+from lightning_vos.blocks.normalization import GroupNorm, Norm
 from lightning_vos.functional import one_hot, tight_boxes, to_float
 from lightning_vos.methods.dmm_net.detector_weights import load_detector
+from lightning_vos.methods.dmm_net.feature_pyramid import FeaturePyramid
 from lightning_vos.methods.dmm_net.proposals import CELLS, Proposals, filled, keep_best
 from lightning_vos.settings import Checked
 
@@ -33,7 +33,7 @@ class DetectorSettings(Checked):
     """The detector.
 
     Args:
-        trunk: ResNet of the pyramid (ResNeXt-101 32x8d in the paper's code).
+        trunk: of the pyramid (ResNeXt-101 32x8d in the paper's code).
         weights: ``coco`` for torchvision's ``maskrcnn_resnet50_fpn``, the path of a state dict of such a network with
             any number of classes (what depends on the classes starts afresh), or null.
         pyramid_dim: channels of the pyramid and of the mask head.
@@ -50,7 +50,7 @@ class DetectorSettings(Checked):
             paper's code. Objects that cross each other need more.
     """
 
-    trunk: Trunk = "resnet50"
+    trunk: str = "resnet50"
     weights: str | None = None
     pyramid_dim: int = 256
     box_dim: int = 1024
@@ -81,9 +81,10 @@ class Detector(nn.Module):
 
     Args:
         settings: see there.
-        norm: of the trunk; with ``group``, pyramid and mask head are normalised too, as training from scratch needs it
-            (He et al., "Rethinking ImageNet Pre-training", 2019).
-        backbone_weights: of the trunk alone; see :func:`~lightning_vos.blocks.backbone.build_resnet`.
+        norm: of the trunk.
+        backbone_weights: of the trunk alone; see :func:`~lightning_vos.blocks.backbone.build_backbone`.
+        new_norm: with ``group``, pyramid and mask head are normalised, as training from scratch needs it (He et al.,
+            "Rethinking ImageNet Pre-training", 2019).
 
     Raises:
         ValueError: weights that do not fit or cannot be had.
@@ -94,16 +95,14 @@ class Detector(nn.Module):
         settings: DetectorSettings = DetectorSettings(),
         norm: Norm = "frozen_batch",
         backbone_weights: str | None = None,
+        new_norm: Norm = "frozen_batch",
     ) -> None:
         super().__init__()
         self.settings = settings
-        resnet = build_resnet(settings.trunk, norm, backbone_weights)
-        widths = [resnet.fc.in_features // factor for factor in (8, 4, 2, 1)]
-        levels = {f"layer{level + 1}": str(level) for level in range(4)}
-        inner_norm = partial(GroupNorm, 8) if norm == "group" else None
+        inner_norm = partial(GroupNorm, 8) if new_norm == "group" else None
         dim, candidates = settings.pyramid_dim, settings.candidates
         self.net = MaskRCNN(
-            BackboneWithFPN(resnet, levels, widths, dim, norm_layer=inner_norm),
+            FeaturePyramid(settings.trunk, norm, backbone_weights, dim, inner_norm),
             rpn_anchor_generator=AnchorGenerator(
                 tuple((size,) for size in settings.anchor_sizes), ((0.5, 1.0, 2.0),) * 5
             ),

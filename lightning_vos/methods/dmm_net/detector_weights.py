@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
 
-from lightning_vos.blocks.backbone import read_pretrained
+from lightning_vos.blocks.resnet import read_pretrained
 from lightning_vos.checkpoint import check_fits
 
 OF_CLASSES = ("roi_heads.box_predictor.", "roi_heads.mask_predictor.mask_fcn_logits.")
@@ -25,9 +25,8 @@ def load_detector(net: nn.Module, source: str) -> None:
     released = MaskRCNN_ResNet50_FPN_Weights.DEFAULT if source == "coco" else None
     given = read_pretrained("detector.weights", "coco", source, released)
     # torchvision's detectors have a batch norm without counter; a counter that never counts is no loss.
-    own, given = (
-        {name: value for name, value in state.items() if not _is_left_out(name)} for state in (net.state_dict(), given)
-    )
+    own = {name: value for name, value in net.state_dict().items() if not _is_left_out(name)}
+    given = {_own_name(name): value for name, value in given.items() if not _is_left_out(name)}
     advice = "a Mask R-CNN of torchvision with the trunk and widths of the detector is needed, with norm=frozen_batch"
     check_fits(own, given, f"detector.weights={source}", advice)
     net.load_state_dict(given, strict=False)
@@ -35,3 +34,11 @@ def load_detector(net: nn.Module, source: str) -> None:
 
 def _is_left_out(name: str) -> bool:
     return name.startswith(OF_CLASSES) or name.endswith("num_batches_tracked")
+
+
+def _own_name(name: str) -> str:
+    """Torchvision's name of an entry to ours: a trunk has its first layers in a stem."""
+    for theirs, ours in (("backbone.body.conv1.", "stem.0."), ("backbone.body.bn1.", "stem.1.")):
+        if name.startswith(theirs):
+            return f"backbone.body.{ours}{name.removeprefix(theirs)}"
+    return name

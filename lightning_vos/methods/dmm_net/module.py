@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 from lightning import Callback
-from torch import Tensor, nn
+from torch import Tensor
 
+from lightning_vos.blocks.backbone import Backbone
 from lightning_vos.functional import one_hot
 from lightning_vos.losses import bootstrap_fraction, bootstrapped_cross_entropy, mean_over_objects
 from lightning_vos.methods.dmm_net.detector_training import DMMNetProposals
@@ -27,14 +28,14 @@ class DMMNet(VOSModule, DMMNetSegmenter):
         straight_through: show the decoder in training, too, the one proposal that weighs most, as at test time, instead
             of the blend of several; gradients are those of the blend. The paper's decoder learns on blends.
         trunk_from_detector: start the encoder's trunk as a copy of the detector's where ``weights`` come from a stage
-            that trained the detector; both must be the same ResNet.
+            that trained the detector; both must be the same network.
         own_masks: (start, probability): from this share of the run on, the previous mask of a training frame is the
             network's own with this probability, the ground truth otherwise.
         match_weight: weight of the match loss.
         match_balanced: see :func:`~lightning_vos.methods.dmm_net.losses.match_loss`.
         entropy_weight: weight of the bootstrapped cross entropy of the result, which the other methods train on; none
             in the paper. It cares for boundaries, soft IoU for areas.
-        pretrained_lr: factor of the learning rate of the encoder's trunk.
+        trunk_lr: factor of the learning rate of the encoder's trunk.
         **kwargs: see :class:`~lightning_vos.module.VOSModule` and
             :class:`~lightning_vos.methods.dmm_net.segmenter.DMMNetSegmenter`.
     """
@@ -50,10 +51,10 @@ class DMMNet(VOSModule, DMMNetSegmenter):
         match_weight: float = 1.0,
         match_balanced: bool = False,
         entropy_weight: float = 0.0,
-        pretrained_lr: float = 0.1,
+        trunk_lr: float = 0.1,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(trunk_lr=trunk_lr, **kwargs)
         trunk, detector = self.hparams["trunk"], self.hparams["detector"]["trunk"]
         if trunk_from_detector and trunk != detector:
             raise ValueError(
@@ -65,7 +66,6 @@ class DMMNet(VOSModule, DMMNetSegmenter):
         self.match_weight = match_weight
         self.match_balanced = match_balanced
         self.entropy_weight = entropy_weight
-        self.pretrained_lr = pretrained_lr
         self.detector.requires_grad_(False)
         self.decoder.requires_grad_(self.refinement)
 
@@ -73,11 +73,7 @@ class DMMNet(VOSModule, DMMNetSegmenter):
         """The encoder may start from the detector, unless that run has trained an encoder."""
         if not self.trunk_from_detector or checkpoint["method"] != DMMNetProposals.__name__:
             return
-        ours, theirs = self.encoder.trunk, self.detector.net.backbone.body
-        pairs = [(ours.stem[0], theirs["conv1"]), (ours.stem[1], theirs["bn1"])]
-        pairs += [(ours.get_submodule(name), theirs[name]) for name in ("layer1", "layer2", "layer3", "layer4")]
-        for layer, trained in pairs:
-            layer.load_state_dict(trained.state_dict())
+        self.encoder.trunk.load_state_dict(self.detector.net.backbone.body.state_dict())
 
     def shown(self, match: Match) -> Tensor:
         """With ``straight_through`` the heaviest proposal alone, whose gradient is that of the blend."""
@@ -121,12 +117,9 @@ class DMMNet(VOSModule, DMMNetSegmenter):
 
     # ---------------------------------------------------------------- the run
 
-    def parameter_groups(self) -> list[tuple[list[nn.Parameter], float]]:
-        """The encoder's trunk learns more slowly than what is new."""
-        trainable = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
-        trunk = [p for name, p in trainable if name.startswith("encoder.trunk.")]
-        new = [p for name, p in trainable if not name.startswith("encoder.trunk.")]
-        return [(trunk, self.pretrained_lr), (new, 1.0)]
+    def trunks(self) -> list[Backbone]:
+        """The encoder's, which the detector has taught where ImageNet has not."""
+        return [self.encoder.trunk]
 
     def configure_callbacks(self) -> list[Callback]:
         """What the proposals allow is logged in an evaluation."""

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from lightning_vos.blocks.backbone import Trunk
 from lightning_vos.released import check_released, read_released
 
 WANTED = "the released checkpoint of DMM-Net (trainer.pt), or its encoder and its decoder in two files"
@@ -55,7 +54,7 @@ def read_official(*paths: str) -> dict[str, Tensor]:
     return released
 
 
-def official_trunk(released: Mapping[str, Tensor]) -> Trunk:
+def official_trunk(released: Mapping[str, Tensor]) -> str:
     """Which ResNet the entries are of."""
     return "resnet101" if "encoder.base.layer3.22.conv1.weight" in released else "resnet50"
 

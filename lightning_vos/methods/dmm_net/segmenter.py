@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_vos.blocks.backbone import Norm, Trunk
+from lightning_vos.blocks.normalization import Norm
 from lightning_vos.functional import intersection_over_union, merge_by_maximum, tight_boxes, to_float
 from lightning_vos.methods.dmm_net.boxes import paste_masks, pool, pool_masks
 from lightning_vos.methods.dmm_net.decoder import Decoder, DecoderSettings
@@ -71,10 +71,12 @@ class DMMNetSegmenter(Segmenter):
     """Detector, encoder, matcher and decoder of DMM-Net.
 
     Args:
-        trunk: ResNet of the encoder (ResNet-101 in the paper's main results).
+        trunk: of the encoder (ResNet-101 in the paper's main results); see
+            :func:`~lightning_vos.blocks.backbone.build_backbone`.
         norm: ``frozen_batch`` with pretrained weights, ``group`` from scratch; of all networks.
         backbone_weights: ``imagenet``, the path of a state dict of the trunk, or null for a random start; with
             ``imagenet`` the detector's trunk starts so too, unless ``detector.weights`` are given.
+        scratch_norm: of what is behind pretrained trunks and starts from scratch; null: as the trunks.
         dim: width of skips and decoder at strides 32 and 16.
         matching_dim: channels that each of the four levels contributes to the feature of a proposal.
         detector: where the proposals come from.
@@ -87,9 +89,10 @@ class DMMNetSegmenter(Segmenter):
 
     def __init__(
         self,
-        trunk: Trunk = "resnet50",
+        trunk: str = "resnet50",
         norm: Norm = "frozen_batch",
         backbone_weights: str | None = None,
+        scratch_norm: Norm | None = None,
         dim: int = 128,
         matching_dim: int = 128,
         detector: DetectorSettings = DetectorSettings(),
@@ -104,8 +107,9 @@ class DMMNetSegmenter(Segmenter):
         self.decoder_masks = decoder.masks
 
         imagenet = backbone_weights == "imagenet" and detector.weights is None
-        self.detector = Detector(detector, norm, "imagenet" if imagenet else None)
-        self.encoder = Encoder(trunk, norm, backbone_weights, dim, matching_dim)
+        new_norm = scratch_norm or norm
+        self.detector = Detector(detector, norm, "imagenet" if imagenet else None, new_norm)
+        self.encoder = Encoder(trunk, norm, backbone_weights, new_norm, dim, matching_dim)
         self.matcher: nn.Module = Matcher(matching)
         self.decoder = Decoder(dim, decoder)
         self.state = MatchState()

@@ -7,7 +7,8 @@ from typing import Any, Literal, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
-from lightning_vos.blocks.backbone import Backbone, Norm, Trunk
+from lightning_vos.blocks.backbone import build_backbone
+from lightning_vos.blocks.normalization import Norm
 from lightning_vos.blocks.objects import per_object, with_masks
 from lightning_vos.functional import dot_similarity, l2_similarity, to_float
 from lightning_vos.methods.hmmn.fine import FineMemory, FineSettings
@@ -44,11 +45,15 @@ class HMMNSegmenter(Segmenter):
     Every part can be switched off; parts that are off keep their (frozen) parameters: checkpoints fit every ablation.
 
     Args:
-        query_trunk: ResNet of the query encoder (ResNet-50 in the paper).
-        memory_trunk: ResNet of the memory encoder (ResNet-50 in the paper).
+        query_trunk: of the query encoder (ResNet-50 in the paper); see
+            :func:`~lightning_vos.blocks.backbone.build_backbone`.
+        memory_trunk: of the memory encoder (ResNet-50 in the paper).
         norm: ``frozen_batch`` with pretrained weights, ``group`` from scratch.
         backbone_weights: ``imagenet``, the path of a state dict of the query trunk, or null for a random start; the
-            memory trunk starts from the same weights where it is the same ResNet, and from ImageNet with ``imagenet``.
+            memory trunk starts from the same weights where it is the same network, and from ImageNet with ``imagenet``,
+            unless it has ``scratch_norm``.
+        scratch_norm: of the memory trunk, if it is to start from scratch while the query trunk is pretrained; null: it
+            is as the query trunk is.
         key_dims: channels of the keys at strides 16, 8 and 4.
         value_dims: channels of the values at strides 16, 8 and 4.
         decoder_dim: width of the decoder.
@@ -70,10 +75,11 @@ class HMMNSegmenter(Segmenter):
 
     def __init__(
         self,
-        query_trunk: Trunk = "resnet50",
-        memory_trunk: Trunk = "resnet50",
+        query_trunk: str = "resnet50",
+        memory_trunk: str = "resnet50",
         norm: Norm = "frozen_batch",
         backbone_weights: str | None = None,
+        scratch_norm: Norm | None = None,
         key_dims: tuple[int, int, int] = (128, 128, 64),
         value_dims: tuple[int, int, int] = (512, 256, 128),
         decoder_dim: int = 256,
@@ -94,9 +100,10 @@ class HMMNSegmenter(Segmenter):
         self.memory_every = memory_every
         self.objects_at_once = objects_at_once
 
-        self.query_encoder = Backbone(query_trunk, norm, backbone_weights)
-        for_memory = backbone_weights if backbone_weights == "imagenet" or memory_trunk == query_trunk else None
-        self.memory_encoder = Backbone(memory_trunk, norm, for_memory, in_channels=5)
+        alike = memory_trunk == query_trunk and scratch_norm is None
+        self.query_encoder = build_backbone(query_trunk, norm, backbone_weights)
+        for_memory = backbone_weights if alike or (backbone_weights == "imagenet" and scratch_norm is None) else None
+        self.memory_encoder = build_backbone(memory_trunk, scratch_norm or norm, for_memory, in_channels=5)
         c4, c8, c16 = self.query_encoder.channels
         m4, m8, m16 = self.memory_encoder.channels
         self.query16 = KeyValue(c16, key_dims[0], value_dims[0])
@@ -105,7 +112,7 @@ class HMMNSegmenter(Segmenter):
         self.memory16 = KeyValue(m16, key_dims[0], value_dims[0])
         self.memory8 = KeyValue(m8, key_dims[1], value_dims[1])
         self.memory4 = KeyValue(m4, key_dims[2], value_dims[2])
-        if memory_trunk == query_trunk:
+        if alike:
             self._start_alike()
         self.decoder = Decoder(value_dims[0], (c8, c4), (value_dims[1], value_dims[2]), decoder_dim)
         measure = {"dot": dot_similarity, "l2": l2_similarity}[similarity]
@@ -118,7 +125,7 @@ class HMMNSegmenter(Segmenter):
 
     @torch.no_grad()
     def _start_alike(self) -> None:
-        """Start the memory encoder and the memory keys as copies of the query's, where the ResNets are the same.
+        """Start the memory encoder and the memory keys as copies of the query's, where the trunks are the same.
 
         Two random networks see nothing alike in the same picture: trained from scratch without this, the coarse read
         does not learn to match (``docs/hmmn.md``).

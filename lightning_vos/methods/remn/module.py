@@ -86,10 +86,8 @@ class REMN(VOSModule, REMNSegmenter):
         """Local attention and gate learn faster than the (usually pretrained) rest."""
         new = [p for part in (self.attention, self.bank) for p in part.parameters() if p.requires_grad]
         ids = {id(p) for p in new}
-        return [
-            ([p for p in self.parameters() if p.requires_grad and id(p) not in ids], 1.0),
-            (new, self.new_parts_lr),
-        ]
+        groups = [([p for p in group if id(p) not in ids], factor) for group, factor in super().parameter_groups()]
+        return [*groups, (new, self.new_parts_lr)]
 
     def configure_callbacks(self) -> list[Callback]:
         """What of the memory is logged in an evaluation."""

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_vos.blocks.backbone import Backbone, Norm, Trunk
+from lightning_vos.blocks.backbone import build_backbone
 from lightning_vos.blocks.decoder import ResBlock, conv3x3
+from lightning_vos.blocks.normalization import Norm
 from lightning_vos.blocks.objects import per_object, with_masks
 
 STRIDE = 16
@@ -89,10 +90,10 @@ class ValueEncoder(nn.Module):
     first stage on (STCN adds it later), so that both stages share one network.
     """
 
-    def __init__(self, f16_channels: int, dim: int, trunk: Trunk, norm: Norm, weights: str | None) -> None:
-        """``dim`` is the number of value channels; the rest as :class:`Backbone`."""
+    def __init__(self, f16_channels: int, dim: int, trunk: str, norm: Norm, weights: str | None) -> None:
+        """``dim`` is the number of value channels; the rest as :func:`build_backbone`."""
         super().__init__()
-        self.backbone = Backbone(trunk, norm, weights, in_channels=5)
+        self.backbone = build_backbone(trunk, norm, weights, in_channels=5)
         self.fuse = ResBlock(self.backbone.channels[2] + f16_channels, dim)
         self.gate = ChannelSpatialGate(dim)
         self.refine = ResBlock(dim, dim)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_vos.blocks.backbone import Backbone, Norm, Trunk
+from lightning_vos.blocks.backbone import build_backbone
 from lightning_vos.blocks.decoder import MaskDecoder
+from lightning_vos.blocks.normalization import Norm
 from lightning_vos.functional import to_float
 from lightning_vos.memory import SequenceState
 from lightning_vos.methods.remn.memory import DynamicMemoryBank, GateSettings
@@ -49,11 +50,13 @@ class REMNSegmenter(Segmenter):
     (frozen) parameters, so checkpoints fit every ablation.
 
     Args:
-        key_trunk: ResNet of the key encoder (ResNet-50 in STCN).
-        value_trunk: ResNet of the value encoder (ResNet-18 in STCN).
+        key_trunk: of the key encoder (ResNet-50 in STCN); see :func:`~lightning_vos.blocks.backbone.build_backbone`.
+        value_trunk: of the value encoder (ResNet-18 in STCN).
         norm: ``frozen_batch`` with pretrained weights, ``group`` from scratch.
         backbone_weights: ``imagenet``, the path of a state dict of the key trunk, or null for a random start; with
-            ``imagenet`` the value trunk starts from ImageNet too.
+            ``imagenet`` the value trunk starts from ImageNet too, unless it has ``scratch_norm``.
+        scratch_norm: of the value trunk, if it is to start from scratch while the key trunk is pretrained; null: it is
+            as the key trunk is.
         key_dim: channels of a key.
         value_dim: channels of a value and of the thin feature.
         decoder_dim: width of the decoder at strides 8 and 4.
@@ -68,10 +71,11 @@ class REMNSegmenter(Segmenter):
 
     def __init__(
         self,
-        key_trunk: Trunk = "resnet50",
-        value_trunk: Trunk = "resnet18",
+        key_trunk: str = "resnet50",
+        value_trunk: str = "resnet18",
         norm: Norm = "frozen_batch",
         backbone_weights: str | None = None,
+        scratch_norm: Norm | None = None,
         key_dim: int = 64,
         value_dim: int = 512,
         decoder_dim: int = 256,
@@ -87,12 +91,12 @@ class REMNSegmenter(Segmenter):
         self.use_local_attention = local_attention
         self.memory_every = memory_every
 
-        self.key_encoder = Backbone(key_trunk, norm, backbone_weights)
+        self.key_encoder = build_backbone(key_trunk, norm, backbone_weights)
         c4, c8, c16 = self.key_encoder.channels
         self.attention = LocalAttention(c16).requires_grad_(local_attention)
         self.projection = KeyProjection(c16, key_dim, value_dim)
-        value_weights: Literal["imagenet"] | None = "imagenet" if backbone_weights == "imagenet" else None
-        self.value_encoder = ValueEncoder(c16, value_dim, value_trunk, norm, value_weights)
+        value_weights = "imagenet" if backbone_weights == "imagenet" and scratch_norm is None else None
+        self.value_encoder = ValueEncoder(c16, value_dim, value_trunk, scratch_norm or norm, value_weights)
         self.decoder = MaskDecoder(2 * value_dim, (c8, c4), decoder_dim)
         self.bank = DynamicMemoryBank(key_dim, gate, capacity, top_k)
         self.latest = LatestKey("key")

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_vos.blocks.backbone import GroupNorm, Norm
+from lightning_vos.blocks.normalization import GroupNorm, Norm
 from lightning_vos.functional import to_float
 
 

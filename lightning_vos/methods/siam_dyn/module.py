@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 from lightning import Callback
-from torch import Tensor, nn
+from torch import Tensor
 
-from lightning_vos.blocks.backbone import Norm
+from lightning_vos.blocks.backbone import Backbone
+from lightning_vos.blocks.normalization import Norm
 from lightning_vos.losses import mean_over_objects
 from lightning_vos.methods.siam_dyn.correlation import Template
 from lightning_vos.methods.siam_dyn.losses import best_positives, detection_losses, mask_losses
@@ -36,7 +37,7 @@ class SiamDyn(VOSModule, SiamDynSegmenter):
         jitter: factor of shift and scale of the training windows.
         frozen_until: share of the run for which a pretrained trunk stays as it is. Then its layers 2 and 3 learn, while
             what is before them never does. From scratch everything learns from the start.
-        pretrained_lr: factor of the learning rate of a pretrained trunk.
+        trunk_lr: factor of the learning rate of a pretrained trunk.
         **kwargs: see :class:`~lightning_vos.module.VOSModule` and
             :class:`~lightning_vos.methods.siam_dyn.segmenter.SiamDynSegmenter`.
 
@@ -52,29 +53,22 @@ class SiamDyn(VOSModule, SiamDynSegmenter):
         negatives: float = 0.2,
         jitter: float = 1.0,
         frozen_until: float = 0.5,
-        pretrained_lr: float = 0.1,
+        trunk_lr: float = 0.1,
         **kwargs: Any,
     ) -> None:
-        super().__init__(norm=norm, **kwargs)
+        super().__init__(norm=norm, trunk_lr=trunk_lr, **kwargs)
         for name, share in (("negatives", negatives), ("frozen_until", frozen_until)):
             if not 0 <= share <= 1:
                 raise ValueError(f"{name}={share}: must be from 0 to 1")
         starts_pretrained = norm == "frozen_batch"
         self.frozen_until = frozen_until if starts_pretrained else 0.0
-        self.pretrained_lr = pretrained_lr if starts_pretrained else 1.0
         self.pairs = PairSettings(self.unit, self.search_size, negatives, jitter, self.masked_template, self.mask_input)
         if starts_pretrained:
-            self.network.trunk.stem.requires_grad_(self.mask_input)  # no pretrained weights know a mask
-            self.network.trunk.layer1.requires_grad_(False)
+            self.network.trunk.freeze_shallow()
 
-    def parameter_groups(self) -> list[tuple[list[nn.Parameter], float]]:
-        """A pretrained trunk learns more slowly than what is new."""
-        trunk = [p for p in self.network.trunk.parameters() if p.requires_grad]
-        known = {id(p) for p in trunk}
-        return [
-            ([p for p in self.parameters() if p.requires_grad and id(p) not in known], 1.0),
-            (trunk, self.pretrained_lr),
-        ]
+    def trunks(self) -> list[Backbone]:
+        """The trunk, if it is pretrained, whatever it sees beside pictures."""
+        return [trunk for trunk in [self.network.trunk] if trunk.norm == "frozen_batch"]
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Leave a pretrained trunk as it is at first: DDP has had its gradients, the optimiser gets none."""

@@ -8,8 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lightning_vos.blocks.backbone import Backbone, Norm, Trunk
+from lightning_vos.blocks.backbone import build_backbone
 from lightning_vos.blocks.decoder import conv3x3
+from lightning_vos.blocks.normalization import Norm
 from lightning_vos.functional import to_float
 from lightning_vos.methods.siam_dyn.cells import KEPT, STRIDE
 from lightning_vos.methods.siam_dyn.correlation import Correlation, Template, group_norm, neck_norm
@@ -49,24 +50,31 @@ class SiameseNetwork(nn.Module):
     Window sides are 1 mod 16: the cells of a padded trunk then lie symmetrically in the window, and one in its centre.
 
     Args:
-        trunk: ResNet, layer3 dilated.
-        norm: of the trunk. The layers behind it have batch norm with pretrained weights (``frozen_batch``), group norm
-            from scratch.
-        weights: of the trunk, see :class:`~lightning_vos.blocks.backbone.Backbone`.
+        trunk: see :func:`~lightning_vos.blocks.backbone.build_backbone`; its last stage is dilated.
+        norm: of the trunk.
+        weights: likewise.
+        new_norm: the layers behind the trunk have batch norm with ``frozen_batch``, group norm with ``group``.
         dim: width of correlation and towers, 256.
         head: the dynamic head that theta is for, whose settings say how theta and the mask features are made.
         in_channels: of the windows: RGB, or RGB and a mask.
     """
 
     def __init__(
-        self, trunk: Trunk, norm: Norm, weights: str | None, dim: int, head: DynamicHead, in_channels: int = 3
+        self,
+        trunk: str,
+        norm: Norm,
+        weights: str | None,
+        new_norm: Norm,
+        dim: int,
+        head: DynamicHead,
+        in_channels: int = 3,
     ) -> None:
         super().__init__()
         settings = head.settings
-        self.trunk = Backbone(trunk, norm, weights, in_channels, stride=8)
-        self.adjust = nn.Sequential(nn.Conv2d(self.trunk.channels[-1], dim, 1, bias=False), neck_norm(norm, dim))
-        self.locate = Correlation(dim, norm)
-        self.describe = Correlation(dim, norm)
+        self.trunk = build_backbone(trunk, norm, weights, in_channels, stride=8)
+        self.adjust = nn.Sequential(nn.Conv2d(self.trunk.channels[-1], dim, 1, bias=False), neck_norm(new_norm, dim))
+        self.locate = Correlation(dim, new_norm)
+        self.describe = Correlation(dim, new_norm)
         self.locate_tower = _tower(dim)
         self.describe_tower = _tower(dim)
         self.cls = conv3x3(dim, 1)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_vos.blocks.backbone import Norm, Trunk
+from lightning_vos.blocks.normalization import Norm
 from lightning_vos.functional import merge_by_maximum, to_float
 from lightning_vos.methods.siam_dyn.cells import cell_positions
 from lightning_vos.methods.siam_dyn.crop import crop_frames, crop_masks, crop_templates, paste_windows
@@ -51,9 +51,10 @@ class SiamDynSegmenter(Segmenter):
     with the number of its objects, not with its size.
 
     Args:
-        trunk: ResNet (ours: ResNet-50; layer3 is dilated).
+        trunk: ours: ResNet-50, its last stage dilated; see :func:`~lightning_vos.blocks.backbone.build_backbone`.
         norm: ``frozen_batch`` with pretrained weights, ``group`` from scratch.
         backbone_weights: ``imagenet``, the path of a state dict of the trunk, or null for a random start.
+        scratch_norm: of what is behind a pretrained trunk and starts from scratch; null: as the trunk.
         dim: width of correlation and towers.
         template_size: side of a template window, crop pixels, 1 mod 16. A target's window side maps to one less, so
             that a square target is about half as large.
@@ -73,9 +74,10 @@ class SiamDynSegmenter(Segmenter):
 
     def __init__(
         self,
-        trunk: Trunk = "resnet50",
+        trunk: str = "resnet50",
         norm: Norm = "frozen_batch",
         backbone_weights: str | None = None,
+        scratch_norm: Norm | None = None,
         dim: int = 256,
         template_size: int = 129,
         search_size: int = 257,
@@ -97,7 +99,7 @@ class SiamDynSegmenter(Segmenter):
 
         self.head = DynamicHead(head, reach=self.unit // 2)
         channels = 4 if mask_input else 3
-        self.network = SiameseNetwork(trunk, norm, backbone_weights, dim, self.head, channels)
+        self.network = SiameseNetwork(trunk, norm, backbone_weights, scratch_norm or norm, dim, self.head, channels)
         self.state = TrackState()
 
     @property

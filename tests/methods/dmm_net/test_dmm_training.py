@@ -192,10 +192,10 @@ def test_the_encoder_starts_from_the_detector_where_none_was_trained(
     model = small("DMMNet", trunk_from_detector=True, weights=str(path) if before else None)
     model.configure_model()
     trunk, body = model.encoder.trunk, model.detector.net.backbone.body
-    assert torch.equal(trunk.stem[0].weight, body["conv1"].weight) == copied
-    assert torch.equal(trunk.layer4[0].conv1.weight, body["layer4"][0].conv1.weight) == copied
+    assert torch.equal(trunk.stem[0].weight, body.stem[0].weight) == copied
+    assert torch.equal(trunk.layer4[0].conv1.weight, body.layer4[0].conv1.weight) == copied
     if before:
-        assert torch.equal(body["conv1"].weight, given.detector.net.backbone.body["conv1"].weight)
+        assert torch.equal(body.stem[0].weight, given.detector.net.backbone.body.stem[0].weight)
         assert torch.equal(trunk.stem[0].weight, given.encoder.trunk.stem[0].weight) != copied
 
 

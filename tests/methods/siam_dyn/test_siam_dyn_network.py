@@ -8,7 +8,7 @@ from siam_dyn_cases import close, random
 from torch import nn
 from torchvision.models import resnet50
 
-from lightning_vos.blocks.backbone import Backbone
+from lightning_vos.blocks.backbone import build_backbone
 from lightning_vos.methods.siam_dyn.cells import cell_positions, map_size
 from lightning_vos.methods.siam_dyn.correlation import depthwise_correlation
 from lightning_vos.methods.siam_dyn.dynamic_head import DynamicHead, HeadSettings
@@ -68,12 +68,12 @@ def test_dilated_trunks() -> None:
     """A dilated stage keeps what the strided one computes, at every second cell; bottlenecks are torchvision's."""
     image = random(1, 3, 65, 65, dtype=torch.float32)
     for name in ("resnet18", "resnet50"):
-        strided, dilated = (Backbone(name, stride=stride).eval() for stride in (16, 8))
+        strided, dilated = (build_backbone(name, stride=stride).eval() for stride in (16, 8))
         dilated.load_state_dict(strided.state_dict())
         assert [a.shape == b.shape for a, b in zip(strided(image), dilated(image), strict=True)] == [True, True, False]
         torch.testing.assert_close(dilated(image).f16[..., ::2, ::2], strided(image).f16, rtol=1e-4, atol=1e-4)
     stock = resnet50(replace_stride_with_dilation=[False, True, False]).eval()
-    dilated = Backbone("resnet50", stride=8).eval()
+    dilated = build_backbone("resnet50", stride=8).eval()
     parts = ((dilated.stem[0], stock.conv1), (dilated.stem[1], stock.bn1), (dilated.layer1, stock.layer1))
     for ours, theirs in (*parts, (dilated.layer2, stock.layer2), (dilated.layer3, stock.layer3)):
         ours.load_state_dict(theirs.state_dict())

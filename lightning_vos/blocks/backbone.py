@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple
 
@@ -113,12 +113,27 @@ def build_backbone(
     raise ValueError(f"trunk={trunk}: there is none of that name; use {', '.join([*RESNETS, *LITE])} or timm/<name>")
 
 
-def widen(conv: nn.Conv2d, in_channels: int) -> None:
-    """Give a first convolution more input channels, in place, with orthogonal filters."""
+def dilate(stage: Iterable[nn.Module]) -> None:
+    """Take the stride out of a stage: filters behind it reach twice as far, so every second cell is what it was.
+
+    For bottlenecks this is torchvision's ``replace_stride_with_dilation``, which refuses basic blocks.
+    """
+    strided = False
+    for conv in (module for module in stage if isinstance(module, nn.Conv2d)):
+        if conv.stride == (2, 2):
+            conv.stride, strided = (1, 1), True
+        elif strided and conv.kernel_size != (1, 1):
+            conv.dilation, conv.padding = (2, 2), (conv.kernel_size[0] - 1, conv.kernel_size[1] - 1)
+
+
+def widened(conv: nn.Conv2d, in_channels: int) -> nn.Conv2d:
+    """A first convolution with additional input channels, whose filters are orthogonal."""
+    wide = type(conv)(in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, bias=False)  # type: ignore[arg-type]
     extra = torch.empty(conv.out_channels, in_channels - conv.in_channels, *conv.kernel_size)
     nn.init.orthogonal_(extra)
-    conv.weight = nn.Parameter(torch.cat([conv.weight.detach(), extra], dim=1))
-    conv.in_channels = in_channels
+    wide.weight = nn.Parameter(torch.cat([conv.weight.detach(), extra], dim=1))
+    wide.bias = conv.bias
+    return wide
 
 
 def read_state_dict(option: str, name: str, source: str) -> dict[str, Tensor]:

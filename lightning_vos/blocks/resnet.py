@@ -14,9 +14,10 @@ from lightning_vos.blocks.backbone import (
     DeepPyramid,
     Pyramid,
     Stride,
+    dilate,
     load_whole,
     read_state_dict,
-    widen,
+    widened,
 )
 from lightning_vos.blocks.normalization import Norm, norm_layer
 
@@ -61,12 +62,12 @@ class ResNetBackbone(Backbone):
         super().__init__([width * expansion for width in widths], in_channels, norm, weights)
         resnet = build_resnet(trunk, norm, weights)
         if in_channels > 3:
-            widen(resnet.conv1, in_channels)
+            resnet.conv1 = widened(resnet.conv1, in_channels)
         self.stem = nn.Sequential(resnet.conv1, resnet.bn1, resnet.relu, resnet.maxpool)
         self.layer1, self.layer2, self.layer3 = resnet.layer1, resnet.layer2, resnet.layer3
         self.layer4 = resnet.layer4 if stride == 32 else None
         if stride == 8:
-            _dilate(self.layer3)
+            dilate(self.layer3.modules())
 
     def forward(self, image: Tensor) -> Pyramid | DeepPyramid:
         """As :meth:`Backbone.forward`."""
@@ -83,19 +84,6 @@ class ResNetBackbone(Backbone):
 def _resnet(trunk: str, norm: Callable[[int], nn.Module]) -> ResNet:
     block, layers, groups, width = RESNETS[trunk]
     return ResNet(block, layers, groups=groups, width_per_group=width, norm_layer=norm)
-
-
-def _dilate(stage: nn.Sequential) -> None:
-    """Take the stride out of a stage: filters behind it reach twice as far, so every second cell is what it was.
-
-    For bottlenecks this is torchvision's ``replace_stride_with_dilation``, which refuses basic blocks.
-    """
-    strided = False
-    for conv in (module for module in stage.modules() if isinstance(module, nn.Conv2d)):
-        if conv.stride == (2, 2):
-            conv.stride, strided = (1, 1), True
-        elif conv.kernel_size == (3, 3) and strided:
-            conv.dilation = conv.padding = (2, 2)
 
 
 def read_pretrained(option: str, name: str, source: str, released: WeightsEnum | None) -> dict[str, Tensor]:

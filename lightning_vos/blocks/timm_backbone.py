@@ -17,9 +17,10 @@ from lightning_vos.blocks.backbone import (
     DeepPyramid,
     Pyramid,
     Stride,
+    dilate,
     load_whole,
     read_state_dict,
-    widen,
+    widened,
 )
 from lightning_vos.blocks.normalization import Norm, norm_layer
 
@@ -50,7 +51,7 @@ class TimmBackbone(Backbone):
 
     def __init__(self, trunk: str, norm: Norm, weights: str | None, in_channels: int, stride: Stride) -> None:
         name = f"tf_{trunk}" if trunk in LITE else trunk.removeprefix("timm/")
-        net = _create(name, trunk, stride, pretrained=weights == "imagenet" and trunk not in LITE)
+        net = _create(name, trunk, pretrained=weights == "imagenet" and trunk not in LITE)
         levels = _levels(net, trunk, stride)
         has_batch_norm = any(isinstance(module, _BatchNorm) for module in net.modules())
         channels = [net.feature_info[level]["num_chs"] for level in levels]
@@ -66,9 +67,17 @@ class TimmBackbone(Backbone):
         if norm == "group":
             _normalize_by_groups(net)
         if in_channels > 3:
-            widen(_first(net), in_channels)
+            name, first = _first(net)
+            net.set_submodule(name, widened(first, in_channels))
         self.net = net
         self._recolour(net.pretrained_cfg)
+        self.train()  # of all but the batch norms: Lightning calls it only after a validation
+        if stride == 8:
+            dilate(_behind(net, net.feature_info[levels[1]]["module"]))
+            with torch.no_grad():
+                sides = [feature.shape[-1] for feature in self(torch.zeros(1, in_channels, 65, 65))]
+            if sides != [17, 9, 9]:
+                raise ValueError(f"trunk={trunk}: its last stage cannot be dilated, which stride 8 needs; use another")
 
     def forward(self, image: Tensor) -> Pyramid | DeepPyramid:
         """As :meth:`Backbone.forward`."""
@@ -89,9 +98,9 @@ class TimmBackbone(Backbone):
         """The first convolution, and what follows it until the end of the stage that makes ``f4``."""
         named = list(self.net.named_parameters())
         end = max((i for i, (name, _) in enumerate(named) if name.startswith(f"{self.features_end}.")), default=0)
-        first = {id(parameter) for parameter in _first(self.net).parameters()}
-        shallow = [parameter for _, parameter in named[: end + 1]]
-        return [p for p in shallow if id(p) in first], [p for p in shallow if id(p) not in first]
+        first = {f"{_first(self.net)[0]}.weight", f"{_first(self.net)[0]}.bias"}
+        shallow = named[: end + 1]
+        return [p for name, p in shallow if name in first], [p for name, p in shallow if name not in first]
 
     def _recolour(self, config: Any) -> None:
         """Note how pictures become what the weights know: ``(x * std + mean - mean') / std'``, masks untouched."""
@@ -106,17 +115,12 @@ class TimmBackbone(Backbone):
         self.register_buffer("shift", shift, persistent=False)
 
 
-def _create(name: str, trunk: str, stride: Stride, pretrained: bool) -> Any:
+def _create(name: str, trunk: str, pretrained: bool) -> Any:
     if not timm.is_model(name):
         similar = ", ".join(timm.list_models(f"*{name[:6]}*")[:4]) or "timm.list_models() names them"
         raise ValueError(f"trunk={trunk}: timm has no such network; {similar}")
-    options: dict[str, Any] = {"output_stride": 8} if stride == 8 else {}
     try:
-        return timm.create_model(name, pretrained=pretrained, **options)
-    except (TypeError, AssertionError, NotImplementedError) as error:
-        if stride != 8:
-            raise
-        raise ValueError(f"trunk={trunk}: timm cannot dilate it, and stride 8 is needed; use another") from error
+        return timm.create_model(name, pretrained=pretrained)
     except (OSError, RuntimeError) as error:
         raise ValueError(
             f"backbone_weights=imagenet: weights of {name} cannot be had ({str(error).splitlines()[0]}); give the path "
@@ -125,14 +129,9 @@ def _create(name: str, trunk: str, stride: Stride, pretrained: bool) -> Any:
 
 
 def _levels(net: Any, trunk: str, stride: Stride) -> list[int]:
-    """Which of a network's features lie at strides 4, 8, 16 (and 32), as it would be without dilation."""
+    """Which of a network's features lie at strides 4, 8, 16 (and 32)."""
     wanted = [4, 8, 16, 32][: 4 if stride == 32 else 3]
-    nominal, found = 1, []
-    for info in net.feature_info if hasattr(net, "forward_intermediates") else []:
-        reduction = info["reduction"]
-        # Of a dilated network all from stride 8 on say 8.
-        nominal = nominal * 2 if stride == 8 and reduction == 8 and nominal >= 8 else reduction
-        found.append(nominal)
+    found = [info["reduction"] for info in net.feature_info] if hasattr(net, "forward_intermediates") else []
     if missing := set(wanted) - set(found):
         raise ValueError(
             f"trunk={trunk}: no features at stride {', '.join(map(str, sorted(missing)))} (it has {found}); use another"
@@ -140,9 +139,16 @@ def _levels(net: Any, trunk: str, stride: Stride) -> list[int]:
     return [len(found) - 1 - found[::-1].index(level) for level in wanted]
 
 
-def _first(net: nn.Module) -> nn.Conv2d:
-    """The convolution that sees the picture."""
-    return next(module for module in net.modules() if isinstance(module, nn.Conv2d))
+def _behind(net: nn.Module, stage: str) -> list[nn.Module]:
+    """The modules that come after a stage, in the order of the network."""
+    named = list(net.named_modules())
+    end = max((i for i, (name, _) in enumerate(named) if f"{name}.".startswith(f"{stage}.")), default=0)
+    return [module for _, module in named[end + 1 :]]
+
+
+def _first(net: nn.Module) -> tuple[str, nn.Conv2d]:
+    """The convolution that sees the picture, with its name."""
+    return next((name, module) for name, module in net.named_modules() if isinstance(module, nn.Conv2d))
 
 
 def _normalize_by_groups(net: nn.Module) -> None:

@@ -84,7 +84,7 @@ class Detector(nn.Module):
         norm: of the trunk.
         backbone_weights: of the trunk alone; see :func:`~lightning_vos.blocks.backbone.build_backbone`.
         new_norm: with ``group``, pyramid and mask head are normalised, as training from scratch needs it (He et al.,
-            "Rethinking ImageNet Pre-training", 2019).
+            "Rethinking ImageNet Pre-training", 2019); ``None``: as ``norm``.
 
     Raises:
         ValueError: weights that do not fit or cannot be had.
@@ -95,11 +95,11 @@ class Detector(nn.Module):
         settings: DetectorSettings = DetectorSettings(),
         norm: Norm = "frozen_batch",
         backbone_weights: str | None = None,
-        new_norm: Norm = "frozen_batch",
+        new_norm: Norm | None = None,
     ) -> None:
         super().__init__()
         self.settings = settings
-        inner_norm = partial(GroupNorm, 8) if new_norm == "group" else None
+        inner_norm = partial(GroupNorm, 8) if (new_norm or norm) == "group" else None
         dim, candidates = settings.pyramid_dim, settings.candidates
         self.net = MaskRCNN(
             FeaturePyramid(settings.trunk, norm, backbone_weights, dim, inner_norm),

@@ -30,9 +30,9 @@ class Encoder(nn.Module):
         trunk: see :func:`~lightning_vos.blocks.backbone.build_backbone`.
         norm: of the trunk.
         weights: likewise.
-        branch_norm: of the branches, 8 groups.
         dim: h, width of the skips at strides 32 and 16; half and a quarter of it at strides 8 and 4.
         matching_dim: D, width of the matching maps.
+        branch_norm: of the branches, 8 groups; ``None``: as the trunk.
     """
 
     def __init__(
@@ -40,13 +40,13 @@ class Encoder(nn.Module):
         trunk: str,
         norm: Norm,
         weights: str | None,
-        branch_norm: Norm,
         dim: int = 128,
         matching_dim: int = 128,
+        branch_norm: Norm | None = None,
     ) -> None:
         super().__init__()
         self.trunk = build_backbone(trunk, norm, weights, stride=32)
-        normed = norm_layer(branch_norm, groups=8)
+        normed = norm_layer(branch_norm or norm, groups=8)
         widths = (dim, dim, dim // 2, dim // 4)
         inner = (matching_dim, matching_dim, matching_dim // 2, matching_dim // 4)
         self.skips = nn.ModuleList()

@@ -107,9 +107,8 @@ class DMMNetSegmenter(Segmenter):
         self.decoder_masks = decoder.masks
 
         imagenet = backbone_weights == "imagenet" and detector.weights is None
-        new_norm = scratch_norm or norm
-        self.detector = Detector(detector, norm, "imagenet" if imagenet else None, new_norm)
-        self.encoder = Encoder(trunk, norm, backbone_weights, new_norm, dim, matching_dim)
+        self.detector = Detector(detector, norm, "imagenet" if imagenet else None, scratch_norm)
+        self.encoder = Encoder(trunk, norm, backbone_weights, dim, matching_dim, scratch_norm)
         self.matcher: nn.Module = Matcher(matching)
         self.decoder = Decoder(dim, decoder)
         self.state = MatchState()

@@ -53,10 +53,11 @@ class SiameseNetwork(nn.Module):
         trunk: see :func:`~lightning_vos.blocks.backbone.build_backbone`; its last stage is dilated.
         norm: of the trunk.
         weights: likewise.
-        new_norm: the layers behind the trunk have batch norm with ``frozen_batch``, group norm with ``group``.
         dim: width of correlation and towers, 256.
         head: the dynamic head that theta is for, whose settings say how theta and the mask features are made.
         in_channels: of the windows: RGB, or RGB and a mask.
+        new_norm: the layers behind the trunk have batch norm with ``frozen_batch``, group norm with ``group``;
+            ``None``: as ``norm``.
     """
 
     def __init__(
@@ -64,13 +65,13 @@ class SiameseNetwork(nn.Module):
         trunk: str,
         norm: Norm,
         weights: str | None,
-        new_norm: Norm,
         dim: int,
         head: DynamicHead,
         in_channels: int = 3,
+        new_norm: Norm | None = None,
     ) -> None:
         super().__init__()
-        settings = head.settings
+        settings, new_norm = head.settings, new_norm or norm
         self.trunk = build_backbone(trunk, norm, weights, in_channels, stride=8)
         self.adjust = nn.Sequential(nn.Conv2d(self.trunk.channels[-1], dim, 1, bias=False), neck_norm(new_norm, dim))
         self.locate = Correlation(dim, new_norm)

@@ -99,7 +99,7 @@ class SiamDynSegmenter(Segmenter):
 
         self.head = DynamicHead(head, reach=self.unit // 2)
         channels = 4 if mask_input else 3
-        self.network = SiameseNetwork(trunk, norm, backbone_weights, scratch_norm or norm, dim, self.head, channels)
+        self.network = SiameseNetwork(trunk, norm, backbone_weights, dim, self.head, channels, scratch_norm)
         self.state = TrackState()
 
     @property

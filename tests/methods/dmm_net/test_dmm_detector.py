@@ -92,7 +92,7 @@ def test_bad_settings_are_refused() -> None:
     for name, value, message in (
         ("matching__matcher", "best", "matcher=best: choose from paper, official, exact, hungarian"),
         ("matching__pooling", "all", "pooling=all: choose from box, mask"),
-        ("detector__trunk", "vgg", "trunk=vgg: choose from resnet10, resnet18"),
+        ("detector__trunk", "vgg", "trunk=vgg: there is none of that name; use resnet10, resnet18"),
         ("decoder__masks", ["next"], "decoder.masks=['next']: choose from previous, first, matched"),
         ("decoder__masks", [], "decoder.masks=[]: choose from previous, first, matched"),
         ("detector__count", 0, "detector.count=0: must be at least 1"),
@@ -112,6 +112,9 @@ def test_detector_of_torchvision_loads_but_for_its_classes(tmp_path: Path) -> No
     theirs = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None).state_dict()
     theirs = {name: value for name, value in theirs.items() if not name.endswith("num_batches_tracked")}
     torch.save(theirs, tmp_path / "detector.pth")
+    for their_name, our_name in (("conv1", "stem.0"), ("bn1", "stem.1")):
+        body = "backbone.body."
+        theirs = {name.replace(f"{body}{their_name}.", f"{body}{our_name}."): value for name, value in theirs.items()}
     torch.manual_seed(2)
     ours = Detector(DetectorSettings(weights=str(tmp_path / "detector.pth"))).net.state_dict()
     assert {name for name in ours if not name.endswith("num_batches_tracked")} == set(theirs)

@@ -95,7 +95,7 @@ def test_a_pretrained_trunk_is_frozen_at_first_and_its_first_layers_for_good() -
     free.training_step(clips(2), 0).backward()
     free.on_before_optimizer_step(torch.optim.SGD(free.parameters(), lr=1.0))
     assert all(p.grad is not None for p in free.parameters())
-    assert [factor for _, factor in free.parameter_groups()] == [1.0, 1.0]
+    assert [factor for group, factor in free.parameter_groups() if group] == [1.0]
     marked = small("SiamDyn", norm="frozen_batch", mask_input=True)  # no pretrained stem knows a mask
     assert all(p.requires_grad for p in marked.network.trunk.stem.parameters())
 

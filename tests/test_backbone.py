@@ -1,4 +1,4 @@
-"""Trunks: sizes, normalisation."""
+"""ResNet trunks: sizes, normalisation."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from lightning_vos.blocks.resnet import build_resnet
 
 
 @pytest.mark.parametrize("retrained", [False, True])
-def test_frozen_statistics_stay_as_they_are(retrained: bool) -> None:
+@pytest.mark.parametrize("trunk", ["resnet10", "efficientnet_lite0", "timm/mobilenetv3_small_100"])
+def test_frozen_statistics_stay_as_they_are(trunk: str, retrained: bool) -> None:
     """Also in a network that nobody has called ``train()`` or ``eval()`` on: Lightning starts with such a one."""
-    trunk = build_backbone("resnet10", "frozen_batch")
+    net = build_backbone(trunk, "frozen_batch")
     if retrained:
-        trunk.train()
-    before = {name: value.clone() for name, value in trunk.named_buffers()}
+        net.train()
+    before = {name: value.clone() for name, value in net.named_buffers()}
     image = torch.randn(2, 3, 32, 32)
-    trained = trunk(image)
-    assert all(torch.equal(value, before[name]) for name, value in trunk.named_buffers())
-    assert all(torch.equal(*pair) for pair in zip(trained, trunk.eval()(image), strict=True))
+    trained = net(image)
+    assert all(torch.equal(value, before[name]) for name, value in net.named_buffers())
+    assert all(torch.equal(*pair) for pair in zip(trained, net.eval()(image), strict=True))
 
 
 @pytest.mark.parametrize("norm", ["frozen_batch", "group"])

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from inspect import currentframe
 from typing import Any
 
 import torch
-from lightning import LightningModule, Trainer
+from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins import Precision
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import GradClipAlgorithmType, rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from lightning_vos.blocks.backbone import Backbone
-from lightning_vos.checkpoint import check_finite, check_method, load_weights, without_files
-from lightning_vos.frame_callback import FrameCallback
+from lightning_vos.checkpoint import check_finite, check_method, load_weights, weights_of, without_files
+from lightning_vos.ema import WeightEMA, without_average
+from lightning_vos.evaluation import FrameEvaluation
 from lightning_vos.functional import one_hot, pad_to_stride
 from lightning_vos.losses import bootstrap_fraction, segmentation_loss
 from lightning_vos.optimizer import Schedule, StepwiseLR, adamw, lr_factor, steps_fused
@@ -23,12 +24,10 @@ from lightning_vos.resume import align_passes
 from lightning_vos.run_settings import run_settings
 from lightning_vos.segmenter import Segmenter
 from lightning_vos.settings import complete
-from lightning_vos.streaming import stream
 from lightning_vos.types import ClipBatch
-from lightning_vos.video import Footage, Video, why
 
 
-class VOSModule(Segmenter, LightningModule):
+class VOSModule(FrameEvaluation):
     """A method as Lightning trains and evaluates it.
 
     A method derives from this class and defines what :class:`~lightning_vos.segmenter.Segmenter` asks for. Where its
@@ -42,6 +41,8 @@ class VOSModule(Segmenter, LightningModule):
         schedule: ``constant``; ``step`` (times 0.1 at 80 % of the run, the recipe of XMem); ``cosine`` (to 1 %).
         bootstrap: (start, end, final): the cross entropy keeps all pixels until ``start``, then fewer, down to the
             hardest share ``final`` at ``end``; start and end are fractions of the run.
+        ema: decay of the average of the weights that is scored and handed on, such as 0.999; none by default. See
+            :class:`~lightning_vos.ema.WeightEMA`.
         weights: checkpoint of the same method to start from (the hand-over between stages). Every entry must fit.
         **kwargs: settings of the network.
 
@@ -50,7 +51,7 @@ class VOSModule(Segmenter, LightningModule):
         starts_from: names of the classes whose checkpoints ``weights`` takes; its own where there is none.
 
     Raises:
-        ValueError: a learning rate below 0.
+        ValueError: a learning rate below 0, or a decay that is not between 0 and 1.
     """
 
     pretrained: tuple[str, ...] = ()
@@ -63,12 +64,17 @@ class VOSModule(Segmenter, LightningModule):
         warmup: float = 0.0,
         schedule: Schedule = "step",
         bootstrap: tuple[float, float, float] = (0.2, 0.7, 0.15),
+        ema: float | None = None,
         weights: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         if lr < 0:
             raise ValueError(f"model.lr={lr}: the learning rate must not be negative")
+        if ema is not None and not 0 < ema < 1:
+            raise ValueError(
+                f"model.ema={ema}: the decay of an average is between 0 and 1; set 0.999, or null for none"
+            )
         self.save_hyperparameters(ignore=["weights"], frame=currentframe())
         settings = complete(type(self), self.hparams)
         self.hparams.clear()
@@ -78,6 +84,7 @@ class VOSModule(Segmenter, LightningModule):
         self.warmup = warmup
         self.schedule = schedule
         self.bootstrap = bootstrap
+        self.ema = ema
         self.weights = weights
         self._starts_at_random = weights is None
 
@@ -192,8 +199,21 @@ class VOSModule(Segmenter, LightningModule):
         first = (turn * run.world_size + run.global_rank) * size
         return range(first, first + size)
 
+    def configure_callbacks(self) -> list[Callback]:
+        """The average of the weights, if wanted. A method adds what only it logs."""
+        return [] if self.ema is None else [WeightEMA(self.ema)]
+
     def on_fit_start(self) -> None:
-        """Warn of a network that cannot learn, before the hours are spent."""
+        """Warn of a network that cannot learn, before the hours are spent.
+
+        Raises:
+            ValueError: the method leaves out the average.
+        """
+        if self.ema is not None and not any(isinstance(callback, WeightEMA) for callback in self.trainer.callbacks):  # type: ignore[attr-defined]
+            raise ValueError(
+                f"model.ema={self.ema}: {type(self).__name__}.configure_callbacks leaves out the average; return "
+                "[*super().configure_callbacks(), ...] there"
+            )
         random = any(isinstance(part, Backbone) and part.statistics_are_random for part in self.modules())
         if random and self._starts_at_random and self.trainer.ckpt_path is None:
             rank_zero_warn(
@@ -250,49 +270,8 @@ class VOSModule(Segmenter, LightningModule):
             ValueError: naming both methods, or the entries that are not finite.
         """
         check_method(checkpoint, self, "the checkpoint")
-        check_finite(checkpoint["state_dict"], "the checkpoint", "give one of before the run went wrong")
+        check_finite(weights_of(checkpoint), "the checkpoint", "give one of before the run went wrong")
         if self.run is not None:
+            if self.run.state.fn == TrainerFn.FITTING and self.ema is None:
+                without_average(checkpoint)
             align_passes(checkpoint, self.run.accumulate_grad_batches)
-
-    # ---------------------------------------------------------------- evaluation
-
-    def validation_step(self, video: Video, batch_idx: int) -> None:
-        """Segment a video; the frame callbacks score, time and draw."""
-        self.segment_video(video)
-
-    test_step = validation_step
-
-    def predict_step(self, footage: Footage, batch_idx: int) -> None:
-        """Segment a user's video, pass after pass; the frame callbacks write what comes out.
-
-        Raises:
-            Exception: the video cannot be segmented, unless ``footage`` takes note.
-        """
-        try:
-            for callback in self._frame_callbacks():
-                callback.on_footage_start(self.trainer, self, footage)
-            for video in footage.passes:
-                self.segment_video(video)
-            for callback in self._frame_callbacks():
-                callback.on_footage_end(self.trainer, self, footage)
-        except Exception as error:
-            if footage.problems is None:
-                raise
-            footage.problems[footage.video.name] = why(error)
-            rank_zero_warn(f"{footage.video.name}: {why(error)}; going on with the next video")
-
-    def segment_video(self, video: Video) -> None:
-        """Stream a video and hand every frame's labels to the trainer's frame callbacks."""
-        callbacks = self._frame_callbacks()
-
-        def on_start(t: int) -> None:
-            for callback in callbacks:
-                callback.on_frame_start(self.trainer, self, video, t)
-
-        with closing(stream(self, video, on_start)) as frames:  # type: ignore[type-var]
-            for t, frame, labels in frames:
-                for callback in callbacks:
-                    callback.on_frame_end(self.trainer, self, video, t, frame, labels)
-
-    def _frame_callbacks(self) -> list[FrameCallback]:
-        return [callback for callback in self.trainer.callbacks if isinstance(callback, FrameCallback)]  # type: ignore[attr-defined]

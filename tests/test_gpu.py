@@ -91,9 +91,8 @@ def test_a_killed_run_goes_on_bit_for_bit(folder: str, tmp_path: Path) -> None:
     (command,) = commands("static", f"METHOD={folder}", "DATA=demo")
     started([*command, *small_model(folder), *tiny(demo, tmp_path / "static"), *stage_one, *gpu])
     weights = tmp_path / "static/checkpoints/last.ckpt"
-    whole, killed = (
-        [*arguments(folder, demo, tmp_path / name, weights, 12, "bf16-mixed", "0.9"), *gpu] for name in ("whole", "killed")
-    )
+    options = (weights, 12, "bf16-mixed", "0.9")
+    whole, killed = ([*arguments(folder, demo, tmp_path / name, *options), *gpu] for name in ("whole", "killed"))
     _, printed = started(whole)
     assert f"FPS on {torch.cuda.get_device_name()}" in printed
     process = in_a_process(killed, "train 8")

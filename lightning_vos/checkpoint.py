@@ -15,6 +15,7 @@ from lightning_vos.passing import passes
 from lightning_vos.settings import build, overlaid, parameters
 
 PARTS = {"method": str, "network": str, "state_dict": Mapping, "hyper_parameters": Mapping}
+CURRENT = "current_model_state"  # Lightning's name of the weights in training, where ``state_dict`` is their average
 
 
 def read_checkpoint(path: str) -> dict[str, Any]:
@@ -29,7 +30,7 @@ def read_checkpoint(path: str) -> dict[str, Any]:
         raise ValueError(f"{path}: not a checkpoint of this project, {', '.join(sorted(missing))} not in it")
     if wrong := _wrong_part(checkpoint):
         raise ValueError(f"{path}: {wrong!r} in it is not of the right kind; the checkpoint is damaged")
-    check_finite(checkpoint["state_dict"], path, "give a checkpoint of before the run went wrong")
+    check_finite(weights_of(checkpoint), path, "give a checkpoint of before the run went wrong")
     return checkpoint
 
 
@@ -38,10 +39,17 @@ def _wrong_part(checkpoint: dict[str, Any]) -> str | None:
     for name, kind in PARTS.items():
         if not isinstance(checkpoint[name], kind) or (kind is str and not checkpoint[name].isprintable()):
             return name
-    for name, value in checkpoint["state_dict"].items():
+    if not isinstance(checkpoint.get(CURRENT, {}), Mapping):
+        return CURRENT
+    for name, value in weights_of(checkpoint).items():
         if not isinstance(name, str) or not name.isprintable() or not isinstance(value, Tensor):
             return str(name)
     return None
+
+
+def weights_of(checkpoint: Mapping[str, Any]) -> dict[Any, Any]:
+    """All weights of a checkpoint: those of the network and, where these are an average, those in training."""
+    return {**checkpoint.get("state_dict", {}), **{f"{CURRENT}.{n}": w for n, w in checkpoint.get(CURRENT, {}).items()}}
 
 
 def restore(checkpoint: dict[str, Any], path: str, name: str, settings: Mapping[str, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""A segmenter that Lightning evaluates: videos are streamed through it, frame callbacks measure and write."""
+"""Evaluation of a segmenter by Lightning: videos are streamed, frame callbacks see what comes out."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from lightning_vos.streaming import stream
 from lightning_vos.video import Footage, Video, why
 
 
-class EvaluatedSegmenter(Segmenter, LightningModule):
-    """What ``validate``, ``test`` and ``predict`` of a trainer run."""
+class FrameEvaluation(Segmenter, LightningModule):
+    """A segmenter that a trainer validates, tests and predicts with; what is measured is up to the frame callbacks."""
 
     def validation_step(self, video: Video, batch_idx: int) -> None:
         """Segment a video; the frame callbacks score, time and draw."""

@@ -6,15 +6,17 @@ from inspect import currentframe
 from typing import Any
 
 import torch
-from lightning import LightningModule, Trainer
+from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins import Precision
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import GradClipAlgorithmType, rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from lightning_vos.blocks.backbone import Backbone
-from lightning_vos.checkpoint import check_finite, check_method, load_weights, without_files
-from lightning_vos.evaluation import EvaluatedSegmenter
+from lightning_vos.checkpoint import check_finite, check_method, load_weights, weights_of, without_files
+from lightning_vos.ema import WeightEMA, without_average
+from lightning_vos.evaluation import FrameEvaluation
 from lightning_vos.functional import one_hot, pad_to_stride
 from lightning_vos.losses import bootstrap_fraction, segmentation_loss
 from lightning_vos.optimizer import Schedule, StepwiseLR, adamw, lr_factor, steps_fused
@@ -25,7 +27,7 @@ from lightning_vos.settings import complete
 from lightning_vos.types import ClipBatch
 
 
-class VOSModule(EvaluatedSegmenter):
+class VOSModule(FrameEvaluation):
     """A method as Lightning trains and evaluates it.
 
     A method derives from this class and defines what :class:`~lightning_vos.segmenter.Segmenter` asks for. Where its
@@ -40,6 +42,8 @@ class VOSModule(EvaluatedSegmenter):
         bootstrap: (start, end, final): the cross entropy keeps all pixels until ``start``, then fewer, down to the
             hardest share ``final`` at ``end``; start and end are fractions of the run.
         trunk_lr: factor of the learning rate of :meth:`trunks`.
+        ema: decay of the average of the weights that is scored and handed on, such as 0.999; none by default. See
+            :class:`~lightning_vos.ema.WeightEMA`.
         weights: checkpoint of the same method to start from (the hand-over between stages). Every entry must fit.
         **kwargs: settings of the network.
 
@@ -48,7 +52,7 @@ class VOSModule(EvaluatedSegmenter):
         starts_from: names of the classes whose checkpoints ``weights`` takes; its own where there is none.
 
     Raises:
-        ValueError: a learning rate below 0.
+        ValueError: a learning rate below 0, or a decay that is not between 0 and 1.
     """
 
     pretrained: tuple[str, ...] = ()
@@ -62,12 +66,17 @@ class VOSModule(EvaluatedSegmenter):
         schedule: Schedule = "step",
         bootstrap: tuple[float, float, float] = (0.2, 0.7, 0.15),
         trunk_lr: float = 1.0,
+        ema: float | None = None,
         weights: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         if lr < 0:
             raise ValueError(f"model.lr={lr}: the learning rate must not be negative")
+        if ema is not None and not 0 < ema < 1:
+            raise ValueError(
+                f"model.ema={ema}: the decay of an average is between 0 and 1; set 0.999, or null for none"
+            )
         self.save_hyperparameters(ignore=["weights"], frame=currentframe())
         settings = complete(type(self), self.hparams)
         self.hparams.clear()
@@ -78,6 +87,7 @@ class VOSModule(EvaluatedSegmenter):
         self.schedule = schedule
         self.bootstrap = bootstrap
         self.trunk_lr = trunk_lr
+        self.ema = ema
         self.weights = weights
         self._starts_at_random = weights is None
 
@@ -202,8 +212,21 @@ class VOSModule(EvaluatedSegmenter):
         first = (turn * run.world_size + run.global_rank) * size
         return range(first, first + size)
 
+    def configure_callbacks(self) -> list[Callback]:
+        """The average of the weights, if wanted. A method adds what only it logs."""
+        return [] if self.ema is None else [WeightEMA(self.ema)]
+
     def on_fit_start(self) -> None:
-        """Warn of a network that cannot learn, before the hours are spent."""
+        """Warn of a network that cannot learn, before the hours are spent.
+
+        Raises:
+            ValueError: the method leaves out the average.
+        """
+        if self.ema is not None and not any(isinstance(callback, WeightEMA) for callback in self.trainer.callbacks):  # type: ignore[attr-defined]
+            raise ValueError(
+                f"model.ema={self.ema}: {type(self).__name__}.configure_callbacks leaves out the average; return "
+                "[*super().configure_callbacks(), ...] there"
+            )
         random = any(isinstance(part, Backbone) and part.statistics_are_random for part in self.modules())
         if random and self._starts_at_random and self.trainer.ckpt_path is None:
             rank_zero_warn(
@@ -260,6 +283,8 @@ class VOSModule(EvaluatedSegmenter):
             ValueError: naming both methods, or the entries that are not finite.
         """
         check_method(checkpoint, self, "the checkpoint")
-        check_finite(checkpoint["state_dict"], "the checkpoint", "give one of before the run went wrong")
+        check_finite(weights_of(checkpoint), "the checkpoint", "give one of before the run went wrong")
         if self.run is not None:
+            if self.run.state.fn == TrainerFn.FITTING and self.ema is None:
+                without_average(checkpoint)
             align_passes(checkpoint, self.run.accumulate_grad_batches)

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 Schedule = Literal["constant", "step", "cosine"]
@@ -48,6 +48,18 @@ def steps_fused(precision: str, device: torch.device) -> bool:
         device: of the weights.
     """
     return precision.endswith("-true") or (precision == "bf16-mixed" and device.type == "cuda")
+
+
+def has_stepped(optimizer: torch.optim.Optimizer) -> bool | Tensor:
+    """Whether the last step has changed anything, or was left out, as ``callbacks.SkippedSteps`` does it.
+
+    Args:
+        optimizer: after a step, its gradients still there. One that was told by a tensor on its device answers by one.
+    """
+    told: Tensor | None = getattr(optimizer, "found_inf", None)
+    if told is not None:
+        return told == 0
+    return any(weight.grad is not None for group in optimizer.param_groups for weight in group["params"])
 
 
 class StepwiseLR(LambdaLR):

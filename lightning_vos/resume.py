@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_vos import checksum
 from lightning_vos.atomic import unfinished
-from lightning_vos.checkpoint import check_finite
+from lightning_vos.checkpoint import check_finite, weights_of
 from lightning_vos.run_settings import run_settings
 from lightning_vos.settings import changed
 
@@ -33,8 +33,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             ValueError: its weights are not finite; the file stays what it was.
         """
         path = Path(path)
-        weights = checkpoint.get("state_dict", {})  # a forked process hands its weights back by a file of them alone
-        check_finite(weights, f"{path} is not written", "start again from it with a lower --model.lr")
+        # A forked process hands its weights back by a file of them alone.
+        check_finite(weights_of(checkpoint), f"{path} is not written", "start again from it with a lower --model.lr")
         for left in path.parent.glob(f".{path.name}.*"):  # of a write that was killed: the folder has one owner
             left.unlink(missing_ok=True)
         with unfinished(path, durable=True) as beside:

@@ -15,10 +15,9 @@ from lightning.pytorch.callbacks import (
 REFUSED: dict[type[Callback], str] = {
     GradientAccumulationScheduler: "it changes the steps of a run and their batches; set "
     "--trainer.accumulate_grad_batches, which keeps both",
-    StochasticWeightAveraging: "it replaces the schedule of the learning rate; average checkpoints of several runs by "
-    "python -m lightning_vos.average",
-    WeightAveraging: "whether a run with it goes on bit for bit is not known; average checkpoints of several runs by "
-    "python -m lightning_vos.average",
+    StochasticWeightAveraging: "it replaces the schedule of the learning rate; set --model.ema=0.999, or average "
+    "checkpoints of several runs by python -m lightning_vos.average",
+    WeightAveraging: "a run with it does not go on as one with model.ema does; set --model.ema=0.999 instead",
     BatchSizeFinder: "data.batch_size is that of the run, not what fits into memory; split it by "
     "--trainer.accumulate_grad_batches",
     LearningRateFinder: "it trains before the run; set --model.lr",

@@ -21,6 +21,7 @@ from lightning.pytorch.callbacks import (
 from datamodules import DavisSet
 from datamodules.base import VOSDataModule
 from lightning_vos.checkpoint import read_checkpoint
+from lightning_vos.ema import WeightEMA
 from lightning_vos.optimizer import adamw
 from lightning_vos.resume import check_continues
 from lightning_vos.whole_run import check_whole
@@ -206,7 +207,8 @@ def test_a_set_that_has_grown_is_refused(root: Path, saved: dict[str, Any]) -> N
             "GradientAccumulationScheduler: .*accumulate_grad_batches",
         ),
         ({"callbacks": StochasticWeightAveraging(0.1)}, r"StochasticWeightAveraging: .* lightning_vos\.average"),
-        ({"callbacks": EMAWeightAveraging()}, "EMAWeightAveraging: "),
+        ({"callbacks": EMAWeightAveraging()}, r"EMAWeightAveraging: .* --model\.ema=0\.999"),
+        ({"callbacks": WeightEMA(0.9)}, r"WeightEMA: .* --model\.ema=0\.999"),
         ({"callbacks": BatchSizeFinder()}, "BatchSizeFinder: "),
         ({"callbacks": LearningRateFinder()}, "LearningRateFinder: .* --model.lr"),
     ],

@@ -84,23 +84,22 @@ def test_memory_is_flat(method: str) -> None:
 
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_a_killed_run_goes_on_bit_for_bit(folder: str, tmp_path: Path) -> None:
-    """Twelve steps in bf16, killed after the eighth: weights, optimiser and scores of an undisturbed run."""
+    """Twelve steps in bf16, killed after the eighth: weights, average, optimiser and scores of an undisturbed run."""
     demo = write_tiny_demo(tmp_path / "data")
     gpu = ["--trainer.accelerator=gpu", "--trainer.deterministic=true", "--trainer.logger=false"]
     stage_one = ["--trainer.limit_val_batches=0", *training(stage="static")]
     (command,) = commands("static", f"METHOD={folder}", "DATA=demo")
     started([*command, *small_model(folder), *tiny(demo, tmp_path / "static"), *stage_one, *gpu])
     weights = tmp_path / "static/checkpoints/last.ckpt"
-    whole, killed = (
-        [*arguments(folder, demo, tmp_path / name, weights, 12, "bf16-mixed"), *gpu] for name in ("whole", "killed")
-    )
+    options = (weights, 12, "bf16-mixed", "0.9")
+    whole, killed = ([*arguments(folder, demo, tmp_path / name, *options), *gpu] for name in ("whole", "killed"))
     _, printed = started(whole)
     assert f"FPS on {torch.cuda.get_device_name()}" in printed
     process = in_a_process(killed, "train 8")
     assert process.returncode == -signal.SIGKILL, process.stderr
     assert last(tmp_path / "killed")["global_step"] == 6
     started(killed)
-    for part in ("state_dict", "optimizer_states", "lr_schedulers"):
+    for part in ("state_dict", "current_model_state", "averaging_state", "optimizer_states", "lr_schedulers"):
         assert differences(last(tmp_path / "whole")[part], last(tmp_path / "killed")[part]) == []
     results = [tmp_path / name / "results/global_results-val.csv" for name in ("whole", "killed")]
     assert results[0].read_text() == results[1].read_text()

@@ -44,7 +44,7 @@ def weights(method: str, demo: Path, tmp_path_factory: pytest.TempPathFactory) -
     return out / "checkpoints" / "last.ckpt"
 
 
-def arguments(method: str, demo: Path, out: Path, weights: Path, every: int, precision: str = "32-true") -> list[str]:
+def arguments(method: str, demo: Path, out: Path, weights: Path, every: int, precision: str, ema: str) -> list[str]:
     """Twelve steps, saved after every third and validated after ``every``; the callbacks are those of base.yaml."""
     (command,) = commands("video", f"METHOD={method}", "DATA=demo", f"WEIGHTS={weights}")
     callbacks = yaml.safe_load((ROOT / "experiments/base.yaml").read_text())["trainer"]["callbacks"]
@@ -56,6 +56,7 @@ def arguments(method: str, demo: Path, out: Path, weights: Path, every: int, pre
     (out / "mine.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": callbacks}}))
     end = max(index for index, _ in option_values(command, "--config"))
     options = ["--data.num_workers=1", f"--trainer.val_check_interval={every}", f"--trainer.precision={precision}"]
+    options.append(f"--model.ema={ema}")
     return [
         *command[:end],
         f"--config={out}/mine.yaml",
@@ -76,10 +77,10 @@ def lines(out: Path, name: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("kill", "saved", "every", "precision"),
+    ("kill", "saved", "every", "precision", "ema"),
     [
-        ("train 8", 6, 5, "32-true"),  # amid an epoch, after a validation
-        ("validate 6", 6, 6, HALF),  # amid a validation, just after the state was saved
+        ("train 8", 6, 5, "32-true", "null"),  # amid an epoch, after a validation
+        ("validate 6", 6, 6, HALF, "0.9"),  # amid a validation, just after the state was saved
     ],
 )
 def test_a_killed_run_ends_as_if_nothing_had_happened(
@@ -87,6 +88,7 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(
     saved: int,
     every: int,
     precision: str,
+    ema: str,
     method: str,
     demo: Path,
     weights: Path,
@@ -95,8 +97,8 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(
 ) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     logging = kill.startswith("train")
-    started(arguments(method, demo, whole, weights, every, precision))
-    args = arguments(method, demo, killed, weights, every, precision)
+    started(arguments(method, demo, whole, weights, every, precision, ema))
+    args = arguments(method, demo, killed, weights, every, precision, ema)
     if logging:
         args.remove("--trainer.logger=false")
     process = in_a_process(args, kill)
@@ -109,8 +111,10 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(
 
     one, other = last(whole), last(killed)
     assert one["global_step"] == other["global_step"] == STEPS
-    for part in ("state_dict", "optimizer_states", "lr_schedulers", "hyper_parameters"):
+    average = () if ema == "null" else ("current_model_state", "averaging_state")
+    for part in ("state_dict", "optimizer_states", "lr_schedulers", "hyper_parameters", *average):
         assert differences(one[part], other[part]) == []
+    assert all(differences(one["state_dict"], one[part]) for part in average)
     for name in ("global", "per-sequence"):
         file = f"results/{name}_results-val.csv"
         assert (whole / file).read_text() == (killed / file).read_text()

@@ -48,4 +48,4 @@ class DMMNetProposals(VOSModule, DMMNetSegmenter):
 
     def configure_callbacks(self) -> list[Callback]:
         """What the proposals allow is logged in an evaluation."""
-        return [ProposalRecall()]
+        return [*super().configure_callbacks(), ProposalRecall()]

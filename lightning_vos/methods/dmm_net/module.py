@@ -123,4 +123,4 @@ class DMMNet(VOSModule, DMMNetSegmenter):
 
     def configure_callbacks(self) -> list[Callback]:
         """What the proposals allow is logged in an evaluation."""
-        return [ProposalRecall()]
+        return [*super().configure_callbacks(), ProposalRecall()]

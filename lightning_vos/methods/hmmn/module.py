@@ -61,4 +61,4 @@ class HMMN(VOSModule, HMMNSegmenter):
 
     def configure_callbacks(self) -> list[Callback]:
         """What of the memory is logged in an evaluation."""
-        return [MemoryStatistics()]
+        return [*super().configure_callbacks(), MemoryStatistics()]

@@ -91,4 +91,4 @@ class REMN(VOSModule, REMNSegmenter):
 
     def configure_callbacks(self) -> list[Callback]:
         """What of the memory is logged in an evaluation."""
-        return [MemoryStatistics(), GateStatistics()]
+        return [*super().configure_callbacks(), MemoryStatistics(), GateStatistics()]

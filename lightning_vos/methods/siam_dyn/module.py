@@ -78,7 +78,7 @@ class SiamDyn(VOSModule, SiamDynSegmenter):
 
     def configure_callbacks(self) -> list[Callback]:
         """How often targets are lost in an evaluation."""
-        return [LostTargets()]
+        return [*super().configure_callbacks(), LostTargets()]
 
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
         """Loss of pairs of windows, made of the clips on the device.

@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngImageFile
 
 from datamodules.patient_file import open_patiently
@@ -80,6 +80,8 @@ def _named(path: Path) -> Iterator[None]:
             error.filename = error.filename or str(path)
             raise
         reason = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, UnidentifiedImageError):  # says where the object lies in memory
+            reason = f"none of {', '.join(FORMATS)}" if path.stat().st_size else "no bytes in it"
         raise ValueError(f"{path}: not a readable image ({reason}); replace the file") from error
 
 

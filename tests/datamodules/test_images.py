@@ -98,8 +98,11 @@ def test_damaged_and_missing_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"a\.jpg: not a readable image .*; replace the file"):
         read_image(path)
     (tmp_path / "b.png").write_text("no image", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"b\.png: not a readable image"):
+    with pytest.raises(ValueError, match=r"b\.png: not a readable image \(none of JPEG, PNG, BMP\)"):
         read_labels(tmp_path / "b.png")
+    (tmp_path / "b.png").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"b\.png: not a readable image \(no bytes in it\)"):
+        read_image(tmp_path / "b.png")
     with pytest.raises(FileNotFoundError, match=r"c\.jpg: no such file"):
         read_image(tmp_path / "c.jpg")
 

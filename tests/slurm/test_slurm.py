@@ -115,7 +115,7 @@ def jobs(slurm: Cluster, demo: Path, runs: Path) -> Jobs:
     chain = submit(slurm, demo, runs, "whole", "slurm", "STAGE=all")
     after = [f"AFTER={chain[0]}", f"WEIGHTS={runs}/whole/static/checkpoints/last.ckpt"]
     interrupted = {
-        run: submit(slurm, demo, runs, run, "slurm", "STAGE=video", "NOTICE=10", *after, pause=pause)[0]
+        run: submit(slurm, demo, runs, run, "slurm", "STAGE=video", "NOTICE=40", *after, pause=pause)[0]
         for run, pause in INTERRUPTED.items()
     }
     sweep = {

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from datamodules.images import MASK_FORMATS, has_16_bits, has_ids, load, opened
+from datamodules.images import MASK_FORMATS, check_depth, has_16_bits, has_ids, load, opened
 from datamodules.run_lengths import decoded
 from lightning_vos.palette import PALETTE
 from lightning_vos.types import VOID
@@ -115,6 +115,7 @@ def _values(path: Path, size: tuple[int, int]) -> tuple[np.ndarray, bool]:
     check_suffix(path)
     with opened(path, MASK_FORMATS) as image:
         _check_size(path, (image.height, image.width), size)
+        check_depth(image, path)
         if image.mode[0] != "I" and has_16_bits(image):
             raise ValueError(f"{path}: colours of 16 bits; save the mask with 8")
         load(image, path)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 
+from datamodules.patient_file import open_patiently
+
 _EBML, _SEGMENT = bytes.fromhex("1A45DFA3"), bytes.fromhex("18538067")
 _FLV_SIZE = b"\0\x08filesize\0"  # the entry of the table at the beginning, before a double
 _TS_PACKETS = (188, 192, 204)  # bytes: plain, with time codes, with error correction
@@ -16,13 +18,13 @@ def is_cut_off(path: Path, kind: str) -> bool:
     A file that was never finished, as of a recorder that was switched off, states no length and counts as whole.
 
     Args:
-        path: the file.
+        path: the file, which is read patiently.
         kind: what FFmpeg calls its format, such as ``matroska,webm``.
     """
     size = path.stat().st_size
     if kind == "mpegts":
         return all(size % length for length in _TS_PACKETS)
-    with path.open("rb") as file:
+    with open_patiently(path) as file:
         if kind == "gif":
             file.seek(max(0, size - 64))
             return not file.read().rstrip(b"\0").endswith(b";")

@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngImageFile
 
 from datamodules.patient_file import open_patiently
@@ -80,6 +80,8 @@ def _named(path: Path) -> Iterator[None]:
             error.filename = error.filename or str(path)
             raise
         reason = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, UnidentifiedImageError):  # says where the object lies in memory
+            reason = f"none of {', '.join(FORMATS)}" if path.stat().st_size else "no bytes in it"
         raise ValueError(f"{path}: not a readable image ({reason}); replace the file") from error
 
 
@@ -166,6 +168,20 @@ def has_16_bits(image: Image.Image) -> bool:
     return isinstance(image, PngImageFile) and any("16" in str(tile.args) for tile in image.tile)
 
 
+def check_depth(image: Image.Image, path: Path) -> None:
+    """Refuse a mask, not yet decoded, of 2 or 4 bits of grey: Pillow makes other values of those in the file.
+
+    Raises:
+        ValueError: it is one.
+    """
+    bits = {"L;2": 2, "L;4": 4}.get(str(image.tile[0].args)) if isinstance(image, PngImageFile) and image.tile else None
+    if bits is not None:
+        raise ValueError(
+            f"{path}: grey with {bits} bits a pixel: ids up to {2**bits - 1}, or shades up to 255? Save the mask with "
+            "8 bits, or as a palette PNG"
+        )
+
+
 def read_labels(path: Path) -> np.ndarray:
     """Read a mask: palette indices of a palette PNG, values of a grey one.
 
@@ -175,9 +191,10 @@ def read_labels(path: Path) -> np.ndarray:
     Raises:
         FileNotFoundError: there is no such file.
         OSError: it cannot be read.
-        ValueError: the file is damaged, has more than 8 bits, or shows colours instead of labels.
+        ValueError: the file is damaged, has more than 8 bits or too few, or shows colours instead of labels.
     """
     with opened(path, MASK_FORMATS) as image:
+        check_depth(image, path)
         deep = has_16_bits(image)
         load(image, path)
         if image.mode in ("P", "L", "1"):
@@ -190,8 +207,13 @@ def read_labels(path: Path) -> np.ndarray:
         if (
             image.mode in ("RGB", "RGBA") and not deep
         ):  # some DAVIS masks are grey pictures stored with three equal channels
-            red, green, blue = np.moveaxis(np.asarray(image)[..., :3], -1, 0)
+            red, green, blue, *alpha = np.moveaxis(np.asarray(image), -1, 0)
             if (red == green).all() and (red == blue).all():
+                if any(len(np.unique(opaque)) > 1 and ((opaque > 127) != (red > 0)).any() for opaque in alpha):
+                    raise ValueError(
+                        f"{path}: what is transparent and what is black differ, so its labels are unclear; save the "
+                        "mask as a palette or grey PNG"
+                    )
                 return red.copy()
         bits = " with 16 bits" if deep else ""
         raise ValueError(f"{path}: a mask of mode {image.mode}{bits}; labels must be an 8-bit grey or palette PNG")

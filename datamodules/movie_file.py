@@ -14,10 +14,10 @@ from torch import Tensor
 
 from datamodules.cut_off import is_cut_off
 from datamodules.images import shrunk
+from datamodules.movie_source import REPACK, MovieSource
 
 BLOCK = 16  # frames that are decoded in one go
 BLOCK_BYTES = 2**27  # fewer of them where they are large
-_REPACK = "write it anew, such as with: ffmpeg -i <it> -pix_fmt yuv420p new.mp4"
 
 
 class MovieFile:
@@ -30,31 +30,31 @@ class MovieFile:
         path: the file.
 
     Raises:
+        OSError: it cannot be read.
+        PassingFault: at several tries, for a reason that may pass.
         ValueError: not a video, cut off, no frames, or no time stamps.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with self.opened() as container:
-            stream = _stream(container)
+        with MovieSource(path) as source:
+            container, stream = source.container, _stream(source.container)
             if is_cut_off(path, container.format.name):
                 raise ValueError(
                     f"{path}: its end is missing; copy it once more, or keep what there is: "
                     f"ffmpeg -i <it> -c copy new{path.suffix}"
                 )
-            try:
+            with source.reading("damaged or cut off"):
                 packets = [
                     (packet.pts, packet.dts, packet.is_keyframe)
                     for packet in container.demux(stream)
                     if packet.size and not packet.is_discard
                 ]
-            except av.FFmpegError as error:
-                raise ValueError(f"{path}: damaged or cut off ({error.strerror}); {_REPACK}") from error
             if not packets:
                 raise ValueError(f"{path}: a video without frames; it may have been cut off while it was recorded")
             stamps = {pts for pts, _, _ in packets if pts is not None}
             if len(stamps) < len(packets):
-                raise ValueError(f"{path}: frames without time stamps of their own; {_REPACK}")
+                raise ValueError(f"{path}: frames without time stamps of their own; {REPACK}")
             self.stamps = np.array(sorted(stamps), dtype=np.int64)
             keys = sorted((pts, dts or pts) for pts, dts, is_key in packets if is_key and pts is not None)
             self.keys = np.array(keys, dtype=np.int64).reshape(-1, 2)  # presentation time, and where to seek
@@ -70,30 +70,16 @@ class MovieFile:
         """Name, size and time of the file."""
         return repr(stamp(self.path))
 
-    def opened(self) -> av.container.InputContainer:
-        """The file.
-
-        Raises:
-            ValueError: it is not a video.
-        """
-        try:
-            return av.open(str(self.path))
-        except av.FFmpegError as error:
-            raise ValueError(f"{self.path}: not a readable video ({error.strerror}); {_REPACK}") from error
-
     def reader(self, short_side: int | None = None) -> Callable[[int], Tensor]:
         """See :class:`~datamodules.movies.Movie`."""
         return _Decoder(self, short_side)
 
     def _size(self) -> tuple[int, int]:
         """``(H, W)`` of the first frame, upright."""
-        try:
-            with self.opened() as container:
-                picture = next(container.decode(_stream(container)), None)
-        except av.FFmpegError as error:
-            raise ValueError(f"{self.path}: its first frame cannot be decoded ({error.strerror}); {_REPACK}") from error
+        with MovieSource(self.path) as source, source.reading("its first frame cannot be decoded"):
+            picture = next(source.container.decode(_stream(source.container)), None)
         if picture is None or picture.pts != self.stamps[0]:
-            raise ValueError(f"{self.path}: the time stamps of its frames cannot be relied on; {_REPACK}")
+            raise ValueError(f"{self.path}: the time stamps of its frames cannot be relied on; {REPACK}")
         return _upright(picture)
 
 
@@ -110,7 +96,7 @@ class _Decoder:
         self._length = max(1, min(BLOCK, BLOCK_BYTES // (3 * height * width)))
         self._blocks: dict[int, list[Tensor]] = {}
         self._lock = threading.Lock()
-        self._container: av.container.InputContainer | None = None
+        self._source: MovieSource | None = None
         self._pictures: Iterator[av.VideoFrame] = iter(())
         self._next = -1  # frame that the decoder is about to deliver
         self._sought = False  # whether it began in the middle of the file
@@ -119,6 +105,8 @@ class _Decoder:
         """Frame ``t``, ``(3, h, w)`` uint8 RGB.
 
         Raises:
+            OSError: the file cannot be read any more.
+            PassingFault: at several tries, for a reason that may pass.
             ValueError: it cannot be decoded.
         """
         number, place = divmod(t, self._length)
@@ -132,46 +120,45 @@ class _Decoder:
     def _decode(self, first: int, count: int) -> list[Tensor]:
         """The block that begins with frame ``first``."""
         length = min(self._length, count - first)
-        if first != self._next:
-            self._seek(first)
-        try:
-            frames = self._collect(first, length)
-            if len(frames) < length and self._sought:  # some files cannot be entered in the middle
-                self._seek(0)
-                frames = self._collect(first, length)
-        except av.FFmpegError as error:
-            raise ValueError(f"{self.movie.path}: damaged near frame {first} ({error.strerror}); {_REPACK}") from error
+        source = self._source if first == self._next else None
+        self._next = -1  # after an error the decoder is at no known place
+        frames = self._collect(source or self._enter(first), first, length)
+        if len(frames) < length and self._sought:  # some files cannot be entered in the middle
+            frames = self._collect(self._enter(0), first, length)
         if len(frames) < length:
-            raise ValueError(f"{self.movie.path}: frame {first + len(frames)} of {count} cannot be decoded; {_REPACK}")
+            raise ValueError(f"{self.movie.path}: frame {first + len(frames)} of {count} cannot be decoded; {REPACK}")
         self._next = first + length
         return frames
 
-    def _collect(self, first: int, length: int) -> list[Tensor]:
+    def _collect(self, source: MovieSource, first: int, length: int) -> list[Tensor]:
         """Frames from ``first`` on, up to the first one that is missing; earlier ones are passed over."""
         frames: list[Tensor] = []
-        for picture in self._pictures:
-            stamp = self.movie.stamps[first + len(frames)]
-            if picture.pts is None or picture.is_corrupt or picture.pts > stamp:
-                break
-            if picture.pts == stamp:
-                frames.append(self._picture(first + len(frames), picture))
-                if len(frames) == length:
+        with source.reading(f"damaged near frame {first}"):
+            for picture in self._pictures:
+                stamp = self.movie.stamps[first + len(frames)]
+                if picture.pts is None or picture.is_corrupt or picture.pts > stamp:
                     break
+                if picture.pts == stamp:
+                    frames.append(self._picture(first + len(frames), picture))
+                    if len(frames) == length:
+                        break
         return frames
 
-    def _seek(self, t: int) -> None:
+    def _enter(self, t: int) -> MovieSource:
         """Make the decoder begin at the key frame before frame ``t``, at the beginning of the file if there is none."""
         movie = self.movie
         before = int(np.searchsorted(movie.keys[:, 0], movie.stamps[t], side="right")) - 1
         self._sought = before > 0
-        if self._container is None or not self._sought:
-            if self._container is not None:
-                self._container.close()
-            self._container = movie.opened()
-        stream = _stream(self._container)
-        if self._sought:
-            self._container.seek(int(movie.keys[before, 1]), stream=stream)
-        self._pictures = self._container.decode(stream)
+        if self._source is None or self._source.failed or not self._sought:
+            if self._source is not None:
+                self._source.close()
+            self._source = MovieSource(movie.path)
+        with self._source.reading(f"cannot be entered at frame {t}"):
+            stream = _stream(self._source.container)
+            if self._sought:
+                self._source.container.seek(int(movie.keys[before, 1]), stream=stream)
+            self._pictures = self._source.container.decode(stream)
+        return self._source
 
     def _picture(self, t: int, picture: av.VideoFrame) -> Tensor:
         if (size := _upright(picture)) != (whole := self.movie.size):

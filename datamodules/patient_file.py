@@ -70,6 +70,7 @@ class _PatientFile(io.RawIOBase):
                 return read()
             except OSError as error:
                 if error.errno not in PASSING:
+                    error.filename = self.name
                     raise
                 last, self._file = error, None  # a handle that is stale stays so
         raise PassingFault(f"{self.name}: {last.strerror}, at every of {1 + len(PAUSES)} tries") from last

@@ -64,7 +64,7 @@ class Experiment:
         if self.recipe is None:
             return tuple(name for name in ("small", "demo") if self.data == "demo" and name in there)
         for name in self.recipe:
-            one_of("recipe", name, there)
+            one_of("RECIPE", name, there)
         return self.recipe
 
     @property
@@ -116,7 +116,7 @@ def compose(experiment: Experiment, stage: str) -> Run:
     Raises:
         ValueError: there is no such stage, method, data set or recipe; names those there are.
     """
-    one_of("stage", stage, (*TRAINING, "eval", "submission"))
+    one_of("STAGE", stage, (*TRAINING, "eval", "submission"))
     e, folder = experiment, experiment.folder(stage)
     if stage not in TRAINING:
         data = data_files(e.data, e.search, "data" if stage == "eval" else "submission")
@@ -162,10 +162,10 @@ def predict(experiment: Experiment, video: str, mask: str, out: str, direction: 
         ValueError: there is no such method or direction, nothing to segment, or no checkpoint.
     """
     e = experiment
-    for name, value in (("video", video), ("mask", mask)):
+    for name, value, what in (("VIDEO", video, "the video to segment"), ("MASK", mask, "what to follow in it")):
         if not value:
-            raise ValueError(f"{name} is not set: give the {name} to segment, and where the masks go, such as out=dir")
-    one_of("direction", direction, ("forward", "backward", "both"))
+            raise ValueError(f"{name} is not set: give {what}; the masks go to OUT, {out}")
+    one_of("DIRECTION", direction, ("forward", "backward", "both"))
     layers = [_own("base"), _own("predict"), e.method_folder / "model.yaml"]
     options = [f"--data.video={video}", f"--data.mask={mask}", f"--data.direction={direction}"]
     options += [f"--trainer.default_root_dir={out}", f"--trainer.precision={e.precision}"]
@@ -183,7 +183,7 @@ def newest_checkpoint(experiment: Experiment) -> Path:
     files = [path for path in runs.glob("*/video/checkpoints/last.ckpt") if path.parts[-4].startswith(f"{method}-")]
     if not files:
         wanted = runs / f"{method}-*/video/checkpoints/last.ckpt"
-        raise ValueError(f"no checkpoint {wanted}: train {method} first, or name a checkpoint (ckpt)")
+        raise ValueError(f"no checkpoint {wanted}: train {method} first, or name a checkpoint (CKPT)")
     return max(files, key=lambda path: path.stat().st_mtime)
 
 

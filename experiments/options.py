@@ -6,13 +6,14 @@ So Make hands its variables over as they are: no value is ever a word of a shell
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, NoReturn
 
 from experiments.compose import Experiment
-from experiments.precision import default_precision, job_precision
+from experiments.precision import PRECISIONS, default_precision, job_precision
 from experiments.search import one_line, search_path
 from lightning_vos.command_line import at_home, each_text
 
@@ -23,6 +24,9 @@ class Option(NamedTuple):
     help: str
     default: str | int | None = ""
     choice: bool = False  # an empty variable is a mistake, or a choice; elsewhere it counts as not set
+    form: str = ""  # what a value that is not empty must match
+    wanted: str = ""  # that, in words
+    least: int = 0  # of a number
 
 
 OPTIONS = {
@@ -38,22 +42,31 @@ OPTIONS = {
     "stage": Option("static, video, online, or all: static, video and eval", "all", True),
     "weights": Option("checkpoint to start from; online: that of stage two"),
     "ckpt": Option("checkpoint; by default the newest of the run's stage two"),
-    "precision": Option("bf16-mixed where the processor or a GPU computes with it, else 32-true; jobs: on GPUS"),
+    "precision": Option(
+        "bf16-mixed where the processor or a GPU computes with it, else 32-true; jobs: on GPUS",
+        form="|".join(PRECISIONS),
+        wanted=f"one of {', '.join(PRECISIONS)}",
+    ),
     "video": Option("movie file or folder of frames, or a folder of several"),
     "mask": Option("mask of the first frame, or a folder of masks"),
     "out": Option("folder of the masks", "predictions"),
     "direction": Option("forward, backward or both", "forward", True),
-    "nodes": Option("of a job", 1),
+    "nodes": Option("of a job", 1, least=1),
     "gpus": Option("of each node", 1),
     "devices": Option("processes of each node, by default as many as GPUs", 0),
-    "cpus": Option("of each process, for it and its loaders", 8),
-    "time": Option("limit of a job, as Slurm writes it", "24:00:00"),
+    "cpus": Option("of each process, for it and its loaders", 8, least=1),
+    "time": Option(
+        "limit of a job, as Slurm writes it",
+        "24:00:00",
+        form=r"\d+(:\d+){0,2}|\d+-\d+(:\d+){0,2}|(?i:infinite|unlimited)",
+        wanted="minutes, hours:minutes:seconds, or days-hours",
+    ),
     "partition": Option("of the cluster"),
-    "notice": Option("seconds before the limit at which the run is asked to stop", 300),
-    "after": Option("number of a job that must end well first"),
+    "notice": Option("seconds before the limit at which the run is asked to stop", 300, least=1),
+    "after": Option("number of a job that must end well first", form=r"\d+(_\d+)?", wanted="the number of a job"),
     "sbatch": Option('further options of sbatch, such as "--account=vos --mem=64G"'),
     "sweep": Option("entity/project/id, as sweep prints it"),
-    "count": Option("number of trials", 1),
+    "count": Option("number of trials", 1, least=1),
     "agent": Option("what runs one trial; by default W&B's agent"),
 }
 
@@ -84,6 +97,9 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 
 
+_WITHOUT_OPTIONS = ("sweep", "sync")  # these do not start lightning_vos
+
+
 class Parser(argparse.ArgumentParser):
     """One whose complaint is an error like any other: one line."""
 
@@ -112,12 +128,15 @@ def parse(words: Sequence[str], environ: Mapping[str, str]) -> argparse.Namespac
         words[2:2] = ["--"]
     end = words.index("--") if "--" in words else len(words)
     args = _parser(environ).parse_args(words[:end])
+    if args.command in _WITHOUT_OPTIONS and end < len(words):
+        raise ValueError(f"{args.command} takes no options of lightning_vos: leave out {shlex.join(words[end:])}")
     args.options = [*_split("args", environ.get("ARGS", "")), *words[end + 1 :]]
     for name in ("sbatch", "agent"):
         if name in args:
             setattr(args, name, _split(name, getattr(args, name) or ""))
     for name, value in vars(args).items():
-        each_text(value, partial(one_line, name))
+        each_text(value, partial(one_line, _variable(name)))
+        _check(name, value)
     return each_text(args, at_home)
 
 
@@ -160,6 +179,10 @@ def _parser(environ: Mapping[str, str]) -> Parser:
         if command == "eval":
             part.add_argument("--if-needed", action="store_true", help="unless stage two ended with an evaluation")
         part.add_argument("--print", action="store_true", dest="only_print", help="print the command, run nothing")
+        if command not in _WITHOUT_OPTIONS:
+            dashes = "" if command == "trial" else "-- "
+            part.usage = f"{part.format_usage().removeprefix('usage: ').rstrip()} [{dashes}OPTION ...]"
+            part.epilog = "OPTION: of lightning_vos, such as --model.lr=2e-5; goes over everything else"
     return parser
 
 
@@ -172,11 +195,31 @@ def _split(name: str, text: str) -> list[str]:
     try:
         return shlex.split(text)
     except ValueError as error:
-        raise ValueError(f"{name}={text!r}: {str(error).lower()}; put quotes around what belongs together") from error
+        raise ValueError(
+            f"{_variable(name)}={text!r}: {str(error).lower()}; put quotes around what belongs together"
+        ) from error
+
+
+def _variable(name: str) -> str:
+    """What make, the environment and the messages call an option."""
+    return name.upper().replace("-", "_")
+
+
+def _check(name: str, value: object) -> None:
+    """Refuse a value that is known to be wrong before anything is started or submitted.
+
+    Raises:
+        ValueError: naming what is wanted.
+    """
+    option = OPTIONS.get(name.replace("_", "-"), Option(""))
+    if isinstance(value, int) and value < option.least:
+        raise ValueError(f"{_variable(name)}={value}: give a number from {option.least} on")
+    if isinstance(value, str) and value and option.form and not re.fullmatch(option.form, value):
+        raise ValueError(f"{_variable(name)}={value}: give {option.wanted}")
 
 
 def _add(parser: argparse.ArgumentParser, name: str, environ: Mapping[str, str], positional: bool) -> None:
-    option, variable = OPTIONS[name], name.upper().replace("-", "_")
+    option, variable = OPTIONS[name], _variable(name)
     value = environ.get(variable)
     default = value if value or (option.choice and value is not None) else option.default
     shown = f"{option.help} [{default}]" if default not in (None, "") else option.help

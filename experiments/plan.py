@@ -40,10 +40,10 @@ def plan(args: Namespace, scratch: str = "$folder") -> list[Run]:
     e = experiment_of(args)
     match args.command:
         case "train" | "command" | "slurm":
-            one_of("stage", args.stage, STAGES[args.command])
+            one_of("STAGE", args.stage, STAGES[args.command])
             return train(e) if args.stage == "all" else [compose(e, args.stage)]
         case "check":
-            one_of("stage", args.stage, STAGES["check"])
+            one_of("STAGE", args.stage, STAGES["check"])
             stages = ["static", "video"] if args.stage == "all" else [args.stage]
             return [dry_run(e, stage, scratch, table=stage == stages[-1]) for stage in stages]
         case "predict":
@@ -80,5 +80,5 @@ def _sweep(e: Experiment) -> Run:
 def _sync(e: Experiment) -> Run:
     parts = sorted(Path(e.runs).rglob("wandb/offline-run-*"), key=lambda path: path.name)  # in the order of their times
     if not parts:
-        raise ValueError(f"runs={e.runs}: nothing below it was logged offline")
+        raise ValueError(f"RUNS={e.runs}: nothing below it was logged offline")
     return Run("sync", Path(e.runs), ("sync", *map(str, parts)), "wandb")

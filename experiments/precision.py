@@ -7,6 +7,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
+PRECISIONS = ("bf16-mixed", "32-true", "16-mixed", "bf16-true", "16-true", "64-true")  # of Lightning's trainer
+
 
 def default_precision() -> str:
     """``bf16-mixed`` where a GPU is, or the processor computes with bfloat16; else ``32-true``."""

@@ -57,10 +57,10 @@ def method_folder(name: str, search: Iterable[Path], stage: str = "") -> Path:
     needed = f"{stage or 'model'}.yaml"
     if os.sep in name:
         if not (Path(name) / needed).is_file():
-            raise ValueError(f"method={name}: no {needed} in this folder")
+            raise ValueError(f"METHOD={name}: no {needed} in this folder")
         return Path(name)
     found = {path.parent.name: path.parent for folder in reversed([*search]) for path in folder.glob(f"*/{needed}")}
-    one_of("method", name, found)
+    one_of("METHOD", name, found)
     return shown(found[name])
 
 
@@ -77,10 +77,10 @@ def data_files(name: str, search: Iterable[Path], *kinds: str) -> list[Path]:
     """
     if name.endswith(".yaml"):
         if not Path(name).is_file():
-            raise ValueError(f"data={name}: no such file")
+            raise ValueError(f"DATA={name}: no such file")
         return [Path(name)]
     folders = [*search]
-    one_of("data", name, (p.stem for folder in folders for kind in kinds for p in folder.glob(f"{kind}/*.yaml")))
+    one_of("DATA", name, (p.stem for folder in folders for kind in kinds for p in folder.glob(f"{kind}/*.yaml")))
     files = [[path for folder in folders if (path := folder / kind / f"{name}.yaml").is_file()] for kind in kinds]
     return [shown(there[0]) for there in files if there]
 

@@ -21,7 +21,7 @@ from lightning_vos.command_line import at_home, each_text, print_any_letter
 from lightning_vos.config_errors import explain
 from lightning_vos.leaving import end_together
 from lightning_vos.module import VOSModule
-from lightning_vos.ownership import owned
+from lightning_vos.ownership import look, owned
 from lightning_vos.passing import AGAIN, passes
 from lightning_vos.processes import offer_processes
 from lightning_vos.quiet import quieten
@@ -68,9 +68,10 @@ class VOSCLI(LightningCLI):
         """Not Lightning's way, where a checkpoint's settings beat the command line; see :func:`with_settings_of`."""
 
     def before_instantiate_classes(self) -> None:
-        """Refuse a folder that cannot be written to, before anything is built.
+        """Refuse a folder that cannot be written to, or is another run's, before anything is built.
 
         Raises:
+            FolderInUse: naming the process that writes there.
             OSError: with the option and what to do.
         """
         folder = Path(self._get(self.config, "trainer.default_root_dir") or ".")
@@ -78,6 +79,7 @@ class VOSCLI(LightningCLI):
         if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
             fault = f"nothing can be written to {there}" if there.is_dir() else f"{there} is a file, not a folder"
             raise OSError(f"trainer.default_root_dir={folder}: {fault}; choose another folder")
+        look(folder, self.subcommand or "")
 
     def instantiate_classes(self) -> None:
         """Build model, data and trainer.

@@ -58,6 +58,16 @@ class Lease:
             return owner is not None and owner.get("token") != self._token
         return False
 
+    def look(self) -> None:
+        """Refuse a folder that is another's now, without becoming its owner.
+
+        Raises:
+            FolderInUse: it is.
+        """
+        owner = _read(self.path)
+        if owner is not None:
+            self._refuse(owner)
+
     def acquire(self) -> None:
         """Become the owner.
 
@@ -77,10 +87,7 @@ class Lease:
                 owner = _read(self.path)
                 if owner is None:
                     continue  # it was released in between
-                if not self._is_stale(owner):
-                    raise FolderInUse(
-                        f"{self.folder}: in use by {_named(owner)}; wait for it, stop it, or choose another folder"
-                    ) from None
+                self._refuse(owner)
                 beside = self.path.with_name(f".owner.{self._token}")
                 beside.write_text(content, encoding="utf-8")
                 os.replace(beside, self.path)
@@ -134,6 +141,11 @@ class Lease:
         while not self._over.wait(RENEWED_EVERY) and not self.lost:
             with suppress(OSError):
                 os.utime(self.path)
+
+    def _refuse(self, owner: dict[str, Any]) -> None:
+        if not self._is_stale(owner):
+            message = f"{self.folder}: in use by {_named(owner)}; wait for it, stop it, or choose another folder"
+            raise FolderInUse(message) from None
 
     def _is_stale(self, owner: dict[str, Any]) -> bool:
         me = _this_process()

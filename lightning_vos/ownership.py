@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_only
 
 from lightning_vos.frame_callback import FrameCallback
 from lightning_vos.lease import Lease
@@ -29,6 +30,17 @@ def owned(trainer: Trainer, subcommand: str) -> Iterator[None]:
             for folder in written(trainer):
                 leases.enter_context(Lease(folder, _PURPOSES[subcommand]))
         yield
+
+
+@rank_zero_only
+def look(folder: Path, subcommand: str) -> None:
+    """Refuse the folder of a run that another process writes to, before loggers and callbacks are built and speak.
+
+    Raises:
+        FolderInUse: naming the process.
+    """
+    if subcommand in _PURPOSES:
+        Lease(folder, _PURPOSES[subcommand]).look()
 
 
 def written(trainer: Trainer) -> list[Path]:

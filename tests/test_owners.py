@@ -20,6 +20,7 @@ import pytest
 import torch
 from conftest import small
 from lightning import Trainer
+from lightning.pytorch.loggers import Logger
 from movie_files import moving_square, predict, write_frames, write_mask, written
 from PIL import Image
 from test_lease import HOLDER
@@ -91,13 +92,17 @@ class TakenOver(FrameCallback):
             take_over(Path(self.folder))
 
 
+def logger_that_is_not_built() -> Logger:
+    raise AssertionError("it would speak before the run is refused")
+
+
 def test_a_run_has_one_owner(tmp_path: Path) -> None:
     demo, out = write_tiny_demo(tmp_path / "data"), tmp_path / "run"
     (command,) = commands("video", "METHOD=remn", "DATA=demo")
     args = [*command, *small_model("remn"), *tiny(demo, out, 2), *training(), "--trainer.limit_val_batches=0"]
     with held(out) as pid:
         with pytest.raises(FolderInUse, match=rf"run: in use by process {pid} on .* \(training\)"):
-            started(args)
+            started([*args, "--trainer.logger=test_owners.logger_that_is_not_built"])
         assert files(out) == {".owner.json"}
 
     # Taken over amid the run: what was saved before stands. The killed process locks nobody out.

@@ -43,8 +43,8 @@ def agents(args: Namespace) -> int:
         ValueError: there is no sweep, or no such stage, or its id is no name of a folder.
     """
     if not args.sweep:
-        raise ValueError("sweep is empty: give entity/project/id, as make sweep prints it")
-    one_of("stage", args.stage, STAGES)
+        raise ValueError("SWEEP is not set: give entity/project/id, as make sweep prints it")
+    one_of("STAGE", args.stage, STAGES)
     e, sweep = experiment_of(args), component(args.sweep.rpartition("/")[2], "sweep")
     settings = {
         "STAGE": "video" if args.stage == "all" else args.stage,
@@ -80,7 +80,7 @@ def trial(args: Namespace) -> int:
     for name in ("WANDB_SWEEP_ID", "WANDB_RUN_ID"):
         if name not in os.environ:
             raise ValueError(f"{name} is not set: a trial is started by an agent of W&B, see docs/cluster.md")
-    one_of("stage", args.stage, STAGES)
+    one_of("STAGE", args.stage, STAGES)
     sweep, run_id = (component(os.environ[name], name) for name in ("WANDB_SWEEP_ID", "WANDB_RUN_ID"))
     e = replace(experiment_of(args), run=f"sweeps/{sweep}/{run_id}")
     run = compose(e, "video" if args.stage == "all" else args.stage)

@@ -136,7 +136,7 @@ def write(path: Path, script: str) -> None:
 
 def _header(word: str) -> str:
     """An option of sbatch, as it reads one from a line of a batch file: quotes as in a shell, but nothing else."""
-    one_line("sbatch", word)
+    one_line("SBATCH", word)
     if re.fullmatch(r"[\w@%+=:,./-]+", word):
         return word
     return '"' + re.sub(r'[\\"]', r"\\\g<0>", word) + '"'

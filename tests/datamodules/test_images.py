@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 from data_files import SIZE, block, picture, save
 from PIL import Image
 
+from datamodules.annotations import read_annotation
 from datamodules.images import image_size, read_image, read_labels, resize_labels
 
 
@@ -57,14 +60,49 @@ def test_coloured_and_deep_masks_are_refused(tmp_path: Path) -> None:
         read_labels(save(tmp_path / "b.png", np.ones(SIZE, dtype=np.uint16)))
 
 
+def grey(path: Path, bits: int) -> Path:
+    """A grey PNG with few bits a pixel, which Pillow reads but does not write: ids 0 and 1."""
+    head, row = struct.pack(">IIBBBBB", 8 // bits, 1, bits, 0, 0, 0, 0), bytes([0, 1])
+    parts = {b"IHDR": head, b"IDAT": zlib.compress(row), b"IEND": b""}
+    chunks = [struct.pack(">I", len(b)) + k + b + struct.pack(">I", zlib.crc32(k + b)) for k, b in parts.items()]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+    return path
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_few_bits_of_grey_are_refused_where_ids_are_wanted(bits: int, tmp_path: Path) -> None:
+    path = grey(tmp_path / "a.png", bits)
+    with pytest.raises(ValueError, match=rf"a\.png: grey with {bits} bits a pixel: ids up to {2**bits - 1}, or shades"):
+        read_labels(path)
+    with pytest.raises(ValueError, match=rf"a\.png: grey with {bits} bits a pixel"):
+        read_annotation(path, path, (1, 8 // bits))
+    assert read_image(path).max() == 255 // (2**bits - 1)
+    assert read_labels(grey(tmp_path / "b.png", 8)).tolist() == [[1]]
+    assert read_labels(grey(tmp_path / "c.png", 1)).tolist() == [[0, 0, 0, 0, 0, 0, 0, 1]]
+
+
+def test_labels_beside_transparency(tmp_path: Path) -> None:
+    labels = block({1: (0, 0), 2: (9, 9)})
+    for alpha in (np.full_like(labels, 255), np.where(labels > 0, 255, 0).astype(np.uint8)):
+        assert np.array_equal(read_labels(save(tmp_path / "a.png", np.stack([*[labels] * 3, alpha], -1))), labels)
+    shape = np.where(labels > 0, 255, 0).astype(np.uint8)
+    for shade in (np.zeros_like(labels), np.full_like(labels, 255)):  # the object is in the transparency alone
+        path = save(tmp_path / "a.png", np.stack([*[shade] * 3, shape], -1))
+        with pytest.raises(ValueError, match=r"a\.png: what is transparent and what is black differ"):
+            read_labels(path)
+
+
 def test_damaged_and_missing_files_are_named(tmp_path: Path) -> None:
     path = save(tmp_path / "a.jpg", picture(0, (200, 300)))
     path.write_bytes(path.read_bytes()[:900])
     with pytest.raises(ValueError, match=r"a\.jpg: not a readable image .*; replace the file"):
         read_image(path)
     (tmp_path / "b.png").write_text("no image", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"b\.png: not a readable image"):
+    with pytest.raises(ValueError, match=r"b\.png: not a readable image \(none of JPEG, PNG, BMP\)"):
         read_labels(tmp_path / "b.png")
+    (tmp_path / "b.png").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"b\.png: not a readable image \(no bytes in it\)"):
+        read_image(tmp_path / "b.png")
     with pytest.raises(FileNotFoundError, match=r"c\.jpg: no such file"):
         read_image(tmp_path / "c.jpg")
 

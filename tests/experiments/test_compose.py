@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
+from lightning.fabric.connector import _PRECISION_INPUT
 from tiny_runs import METHODS, ROOT, commands, planned
 
 from experiments.compose import Experiment, compose, from_static, predict, train
 from experiments.options import experiment_of, parse
 from experiments.plan import scored
+from experiments.precision import PRECISIONS
 
 METHOD = "remn" if "remn" in METHODS else METHODS[0]
 
@@ -24,26 +27,31 @@ def _in_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["static", "METHOD=nobody"], r"method=nobody: choose from .*remn.*"),
-        (["static", "METHOD=no/body"], r"method=no/body: no model.yaml in this folder"),
-        (["video", "DATA=davis"], r"data=davis: choose from davis16, .*demo.*"),
-        (["video", "DATA=none.yaml"], r"data=none.yaml: no such file"),
-        (["eval", "DATA="], r"data=: choose from davis16, .*demo.*"),
-        (["compare", "DATA=mose"], r"data=mose: choose from davis16, .*demo.*"),
-        (["submission", "DATA=demo"], r"data=demo: choose from davis17-testdev, lvos, mose, youtube_vos"),
-        (["check-data", "DATA=none"], r"data=none: choose from davis16, .* demo, .*mose.*"),
-        (["train", "STAGE=both"], r"stage=both: choose from all, online, static, video"),
-        (["check", "STAGE=online", "METHOD=dmm_net"], r"stage=online: choose from all, static, video"),
-        (["online", "METHOD=remn"], r"method=remn: choose from dmm_net"),
-        (["static", "RECIPE=tiny", f"METHOD={METHOD}"], r"recipe=tiny: choose from .*small.*"),
-        (["predict"], r"video is not set: .*"),
-        (["predict", "VIDEO=a.mp4"], r"mask is not set: .*"),
+        (["static", "METHOD=nobody"], r"METHOD=nobody: choose from .*remn.*"),
+        (["static", "METHOD=no/body"], r"METHOD=no/body: no model.yaml in this folder"),
+        (["video", "DATA=davis"], r"DATA=davis: choose from davis16, .*demo.*"),
+        (["video", "DATA=none.yaml"], r"DATA=none.yaml: no such file"),
+        (["eval", "DATA="], r"DATA=: choose from davis16, .*demo.*"),
+        (["compare", "DATA=mose"], r"DATA=mose: choose from davis16, .*demo.*"),
+        (["submission", "DATA=demo"], r"DATA=demo: choose from davis17-testdev, lvos, mose, youtube_vos"),
+        (["check-data", "DATA=none"], r"DATA=none: choose from davis16, .* demo, .*mose.*"),
+        (["train", "STAGE=both"], r"STAGE=both: choose from all, online, static, video"),
+        (["check", "STAGE=online", "METHOD=dmm_net"], r"STAGE=online: choose from all, static, video"),
+        (["online", "METHOD=remn"], r"METHOD=remn: choose from dmm_net"),
+        (["static", "RECIPE=tiny", f"METHOD={METHOD}"], r"RECIPE=tiny: choose from .*small.*"),
+        (["predict"], r"VIDEO is not set: .*"),
+        (["predict", "VIDEO=a.mp4"], r"MASK is not set: .*"),
         (
             ["predict", "VIDEO=a.mp4", "MASK=b.png", "DIRECTION=up"],
-            r"direction=up: choose from backward, both, forward",
+            r"DIRECTION=up: choose from backward, both, forward",
         ),
         (["slurm", "GPUS=two"], r"argument --gpus: invalid int value: 'two'"),
-        (["sync", "RUNS=/none"], r"runs=/none: nothing below it was logged offline"),
+        (["static", "PRECISION=bf8"], r"PRECISION=bf8: give one of bf16-mixed, 32-true, .*"),
+        (["slurm", "CPUS=0"], r"CPUS=0: give a number from 1 on"),
+        (["slurm", "GPUS=-1"], r"GPUS=-1: give a number from 0 on"),
+        (["slurm", "TIME=1d"], r"TIME=1d: give minutes, .*"),
+        (["slurm", "AFTER=static"], r"AFTER=static: give the number of a job"),
+        (["sync", "RUNS=/none"], r"RUNS=/none: nothing below it was logged offline"),
     ],
 )
 def test_a_wrong_choice_names_those_there_are(words: list[str], line: str) -> None:
@@ -60,6 +68,29 @@ def test_what_is_no_option_is_refused() -> None:
         parse(["train", "remn", "--dat=demo"], {})
     with pytest.raises(ValueError, match="invalid choice: 'trian'"):
         parse(["trian"], {})
+    with pytest.raises(ValueError, match=r"^sweep takes no options of lightning_vos: leave out -- --model.lr=1$"):
+        parse(["sweep", "remn", "--", "--model.lr=1"], {})
+
+
+def test_usage_shows_where_further_options_go(capsys: pytest.CaptureFixture[str]) -> None:
+    for command, end in {
+        "train": "[METHOD] [-- OPTION ...]",
+        "trial": "[METHOD] [OPTION ...]",
+        "sync": "[--print]",
+    }.items():
+        with pytest.raises(SystemExit):
+            parse([command, "--help"], {})
+        assert " ".join(capsys.readouterr().out.partition("\n\n")[0].split()).endswith(end)
+
+
+def test_precisions_are_those_of_the_trainer() -> None:
+    named = {name for names in get_args(_PRECISION_INPUT) for name in get_args(names) if "-" in str(name)}
+    assert set(PRECISIONS) == {name for name in named if not name.startswith("transformer-engine")}
+
+
+@pytest.mark.parametrize("time", ["90", "90:00", "24:00:00", "2-12", "2-12:30:00", "UNLIMITED"])
+def test_times_as_slurm_writes_them(time: str) -> None:
+    assert parse(["slurm", "--time", time], {}).time == time
 
 
 def test_variables_and_options_are_passed_on() -> None:

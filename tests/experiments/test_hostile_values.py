@@ -135,5 +135,5 @@ def test_quotes_that_are_not_closed(monkeypatch: pytest.MonkeyPatch, capfd: pyte
     monkeypatch.setenv("ARGS", "--data.root='my sets")
     assert main(["static", "--print"]) == 2
     assert capfd.readouterr().err == (
-        'error: args="--data.root=\'my sets": no closing quotation; put quotes around what belongs together\n'
+        'error: ARGS="--data.root=\'my sets": no closing quotation; put quotes around what belongs together\n'
     )

@@ -41,7 +41,7 @@ def test_a_mistake_is_one_line() -> None:
     assert done.returncode == 2
     assert done.stdout == ""
     error, end = done.stderr.splitlines()
-    assert error == "error: method=nobody: choose from dmm_net, hmmn, remn, siam_dyn"
+    assert error == "error: METHOD=nobody: choose from dmm_net, hmmn, remn, siam_dyn"
     assert end.startswith("make: *** [")
 
 

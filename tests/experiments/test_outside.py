@@ -59,7 +59,7 @@ def test_an_own_file_goes_before_that_of_the_repository(folder: Path) -> None:
     run = compose(Experiment(data="davis17", search=search_path(str(folder))), "video")
     assert f"{folder}/data/davis17.yaml" in run.words
     assert "experiments/data/davis17.yaml" not in run.words
-    with pytest.raises(ValueError, match=r"method=none: choose from dmm_net, .*mine"):
+    with pytest.raises(ValueError, match=r"METHOD=none: choose from dmm_net, .*mine"):
         compose(Experiment(method="none", search=search_path(str(folder))), "video")
 
 

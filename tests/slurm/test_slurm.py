@@ -29,6 +29,7 @@ pytestmark = [
 ]
 
 METHOD, STEPS, EVERY, PAUSE, RATES = "remn", 12, 3, 8, [1e-3, 1e-4]
+INTERRUPTED = {"signalled": PAUSE, "limited": PAUSE, "killed": PAUSE, "early": EVERY - 1}  # after which step
 
 
 @pytest.fixture(scope="module")
@@ -114,8 +115,8 @@ def jobs(slurm: Cluster, demo: Path, runs: Path) -> Jobs:
     chain = submit(slurm, demo, runs, "whole", "slurm", "STAGE=all")
     after = [f"AFTER={chain[0]}", f"WEIGHTS={runs}/whole/static/checkpoints/last.ckpt"]
     interrupted = {
-        run: submit(slurm, demo, runs, run, "slurm", "STAGE=video", "NOTICE=10", *after, pause=PAUSE)[0]
-        for run in ("signalled", "limited", "killed")
+        run: submit(slurm, demo, runs, run, "slurm", "STAGE=video", "NOTICE=40", *after, pause=pause)[0]
+        for run, pause in INTERRUPTED.items()
     }
     sweep = {
         "command": yaml.safe_load((ROOT / f"experiments/{METHOD}/sweep.yaml").read_text())["command"],
@@ -129,11 +130,12 @@ def jobs(slurm: Cluster, demo: Path, runs: Path) -> Jobs:
     trials = [f"sweeps/tiny/trial{number}" for number in range(1, len(RATES) + 1)]
     for run in (*interrupted, *trials):
         for rank in range(2):
-            slurm.until((runs / run / f"video/paused-{rank}").exists, f"rank {rank} of {run} to reach step {PAUSE}")
+            slurm.until((runs / run / f"video/paused-{rank}").exists, f"rank {rank} of {run} to reach its step")
     # A limit from the start would say how fast this machine has to be; Slurm looks at limits every half minute or so.
     slurm.limit(interrupted["limited"], minutes=2)
     slurm.call("scancel", "--signal=USR1", interrupted["signalled"])
-    os.kill(int((runs / "killed/video/paused-1").read_text()), signal.SIGKILL)
+    for run in ("killed", "early"):
+        os.kill(int((runs / run / "video/paused-1").read_text()), signal.SIGKILL)
     for number in range(1, len(RATES) + 1):
         slurm.call("scancel", "--signal=USR1", f"{array}_{number}")
     return Jobs(chain, interrupted, array)
@@ -149,17 +151,18 @@ def whole(slurm: Cluster, jobs: Jobs, runs: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("run", "saved"), [("signalled", PAUSE), ("limited", PAUSE), ("killed", PAUSE // EVERY * EVERY)]
+    ("run", "saved"), [("signalled", PAUSE), ("limited", PAUSE), ("killed", PAUSE // EVERY * EVERY), ("early", 0)]
 )
 def test_a_run_that_is_interrupted_goes_on(run: str, saved: int, slurm: Cluster, jobs: Jobs, runs: Path) -> None:
     folder, job = runs / run / "video", jobs.interrupted[run]
     # Slurm ends the other rank, maybe before it has done so by itself: then the job's status is 128 + SIGTERM.
-    status = "137" if run == "killed" else "(75|143)"
+    status = "137" if run in ("killed", "early") else "(75|143)"
     slurm.until(lambda: re.search(f"exit status {status}: queued again", output(folder)), "the job to end")
     if run == "limited":
         slurm.until(lambda: slurm.field(job, "JobState") in ("PENDING", "RUNNING"), "the job to be queued")
         slurm.limit(job, minutes=60)
-    assert ("stopped by SIGUSR1 after step 8 of 12" in output(folder)) is (run != "killed")
+    assert ("stopped by SIGUSR1 after step 8 of 12" in output(folder)) is (run in ("signalled", "limited"))
+    assert ("number 1 of at most 4\nexit status 137: queued again, to start anew" in output(folder)) is (run == "early")
 
     # Ended as the undisturbed one, step for step, as one W&B run.
     assert slurm.finished(job) == "COMPLETED", output(folder)
@@ -169,7 +172,8 @@ def test_a_run_that_is_interrupted_goes_on(run: str, saved: int, slurm: Cluster,
         assert differences(last(runs / "whole/video")[part], last(folder)[part]) == []
     expected = clips(runs / "whole/video")
     assert len(expected) == STEPS
-    assert clips(folder) == [*expected[:PAUSE], *expected[saved:]]
+    assert clips(folder) == [*expected[: INTERRUPTED[run]], *expected[saved:]]
+    assert not list(folder.glob("starts-*"))
     parts = list((folder / "wandb").glob("offline-run-*"))
     assert len(parts) == 2
     assert {path.name.rpartition("-")[2] for path in parts} == {(folder / "wandb/run_id.txt").read_text().strip()}

@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from network_files import signed
 from PIL import Image
 from pycocotools import mask as native
 
@@ -243,7 +244,29 @@ def checkpoint(folder: Path, rng: random.Random) -> None:
     load_weights(layer, str(path))
 
 
-TARGETS = {target.__name__: target for target in (coco, prompts, meta, lists, picture, checkpoint)}
+def network(folder: Path, rng: random.Random) -> None:
+    """The file of a released network, with a checksum that is right as often as not."""
+    layer, path = torch.nn.Linear(3, 2), folder / "a.safetensors"
+    header: dict[str, Any] = {"format": 1, "method": "Linear", "network": "Linear", "settings": {"a": [1, {"b": 2}]}}
+    header |= {"training": {"lr": 1e-5}, "step": 7, "card": {"data": "none"}}
+    if rng.random() < 0.5:
+        header = dict(_pairs(mutated(header, rng)))
+    weights = {name: value.half() if rng.random() < 0.8 else value for name, value in layer.state_dict().items()}
+    if rng.random() < 0.2:
+        weights["weight"] = rng.choice([torch.zeros(0), torch.full((2, 3), torch.nan), torch.ones(2, 3).bool()])
+    path.write_bytes(signed(header, weights))
+    if rng.random() < 0.5:
+        path.write_bytes(damaged(path.read_bytes(), rng))
+    read_checkpoint(str(path))
+    load_weights(layer, str(path))
+
+
+def _pairs(content: Any) -> Iterator[tuple[str, Any]]:
+    """Those of a mapping; what is none is a value of one."""
+    yield from content.items() if isinstance(content, dict) else [("settings", content)]
+
+
+TARGETS = {target.__name__: target for target in (coco, prompts, meta, lists, picture, checkpoint, network)}
 
 
 # ---------------------------------------------------------------- the run

@@ -68,7 +68,8 @@ class VOSCLI(LightningCLI):
         command = self.config["subcommand"]
         path = self.config[command].get("ckpt_path")
         if path and not (command == "fit" and path == "last"):
-            self.config[command]["ckpt_path"] = locate(path, "--ckpt_path=", "give a checkpoint, or last to go on")
+            advice = "give a checkpoint, or last to continue a run"
+            self.config[command]["ckpt_path"] = locate(path, "--ckpt_path=", advice)
 
     def _parse_ckpt_path(self) -> None:
         """Not Lightning's way, where a checkpoint's settings beat the command line; see :func:`with_settings_of`."""

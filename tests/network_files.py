@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 from conftest import small
+from fuzz import signed
 from safetensors import safe_open
 from safetensors import torch as safetensors
 from torch import Tensor
@@ -34,13 +34,6 @@ def write_network(path: Path, method: str, **changes: Any) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(encoded(checkpoint_of(small(method, **changes)), CARD, (), method))
     return path
-
-
-def signed(header: dict[str, Any], weights: dict[str, Tensor]) -> bytes:
-    """A file with any header and a checksum that is right."""
-    text = json.dumps({**header, "sha256": "0" * 64})
-    content = safetensors.save(weights, {"lightning_vos": text})
-    return content.replace(b"0" * 64, hashlib.sha256(content).hexdigest().encode(), 1)
 
 
 def header_of(path: Path) -> dict[str, Any]:

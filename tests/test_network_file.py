@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import METHODS, small, squares
-from network_files import CARD, altered, checkpoint_of, header_of, signed, write_network
+from fuzz import signed
+from network_files import CARD, altered, checkpoint_of, header_of, write_network
 from safetensors import torch as safetensors
 from torch import Tensor
 

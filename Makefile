@@ -47,8 +47,8 @@ slurm: ## submit a job: NODES=1 GPUS=2 TIME=24:00:00 PARTITION=gpu; STAGE=all: o
 sweep: ## register experiments/METHOD/sweep.yaml at W&B
 agents: ## submit an array of COUNT trials of SWEEP=entity/project/id; NODES, GPUS, ... are those of a trial
 sync: ## upload what was logged offline; several parts of a run become one
-predict: ## masks and overlay of VIDEO from MASK, to OUT; DIRECTION=forward|backward|both; CKPT: the newest of METHOD
-compare: ## evaluate CKPTS="a.ckpt b.ckpt ..." of any methods on DATA under one protocol: tables and a page
+predict: ## masks and overlay of VIDEO from MASK, to OUT; DIRECTION=forward|backward|both; CKPT: METHOD's released network, else its newest
+compare: ## evaluate CKPTS="a.ckpt b.ckpt remn ..." of any methods on DATA under one protocol: tables and a page
 submission: ## masks of CKPT for the server of DATA (experiments/submission), zipped and checked
 check-data: ## open every frame and mask of DATA, name what is wrong
 command: # what STAGE would run, for scripts

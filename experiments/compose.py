@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 
 from experiments.search import OWN, data_files, method_folder, one_of, recipes_of, shown
+from lightning_vos.networks import released
 
 TRAINING = ("static", "video", "online")
 
@@ -30,7 +31,8 @@ class Experiment:
         runs: folder of all runs.
         run: name of this one; empty: ``<method>-<data>``, with the first recipe where the data is not the demo set.
         weights: checkpoint that a training starts from; the online stage starts from that of stage two by default.
-        checkpoint: to evaluate; empty: the newest state of stage two.
+        checkpoint: to evaluate, a path or the name of a released network; empty: the newest state of stage two, and to
+            predict the released network of the method.
         precision: of the trainer.
         options: further options of ``lightning_vos``, which go over everything.
         search: folders in which methods and data sets are looked for.
@@ -156,7 +158,7 @@ def dry_run(experiment: Experiment, stage: str, folder: str, table: bool = True)
 
 
 def predict(experiment: Experiment, video: str, mask: str, out: str, direction: str = "forward") -> Run:
-    """Masks of one's own videos, by the newest checkpoint of the method unless one is given.
+    """Masks of one's own videos, by the released network of the method, or by its newest checkpoint if there is none.
 
     Raises:
         ValueError: there is no such method or direction, nothing to segment, or no checkpoint.
@@ -169,7 +171,9 @@ def predict(experiment: Experiment, video: str, mask: str, out: str, direction: 
     layers = [_own("base"), _own("predict"), e.method_folder / "model.yaml"]
     options = [f"--data.video={video}", f"--data.mask={mask}", f"--data.direction={direction}"]
     options += [f"--trainer.default_root_dir={out}", f"--trainer.precision={e.precision}"]
-    options.append(f"--ckpt_path={e.checkpoint or newest_checkpoint(e)}")
+    method = e.method_folder.name
+    network = e.checkpoint or (method if method in released() else newest_checkpoint(e))
+    options.append(f"--ckpt_path={network}")
     return Run("predict", Path(out), ("predict", *_configs(layers), *options, *e.options))
 
 
@@ -183,7 +187,10 @@ def newest_checkpoint(experiment: Experiment) -> Path:
     files = [path for path in runs.glob("*/video/checkpoints/last.ckpt") if path.parts[-4].startswith(f"{method}-")]
     if not files:
         wanted = runs / f"{method}-*/video/checkpoints/last.ckpt"
-        raise ValueError(f"no checkpoint {wanted}: train {method} first, or name a checkpoint (CKPT)")
+        raise ValueError(
+            f"no released network {method} (released are: {', '.join(released()) or 'none'}) and no checkpoint "
+            f"{wanted}: train {method} first, or name a checkpoint (CKPT)"
+        )
     return max(files, key=lambda path: path.stat().st_mtime)
 
 

@@ -40,8 +40,8 @@ OPTIONS = {
     "runs": Option("folder of all runs; on a cluster one that all nodes see", "runs"),
     "run": Option("name of the run: <method>-<data>[-<first recipe>]"),
     "stage": Option("static, video, online, or all: static, video and eval", "all", True),
-    "weights": Option("checkpoint to start from; online: that of stage two"),
-    "ckpt": Option("checkpoint; by default the newest of the run's stage two"),
+    "weights": Option("checkpoint or released network to start from; online: that of stage two"),
+    "ckpt": Option("checkpoint or released network; by default the newest of the run's stage two, in predict METHOD's"),
     "precision": Option(
         "bf16-mixed where the processor or a GPU computes with it, else 32-true; jobs: on GPUS",
         form="|".join(PRECISIONS),

@@ -6,7 +6,6 @@ needs Lightning.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -36,19 +35,21 @@ def __getattr__(name: str) -> Any:
 
 
 def load(path: str, **settings: Any) -> Segmenter:
-    """The network of a checkpoint, whichever method it belongs to: on the CPU, in evaluation mode.
+    """The network of a checkpoint, whichever method it belongs to: on the CPU, in evaluation mode, in float32.
 
     Args:
-        path: a checkpoint that training, the import of released weights, or an average has written.
+        path: the name of a released network, such as ``remn``; or a file: that of a network (``.safetensors``), or a
+            checkpoint that training, the import of released weights, or an average has written. A path has a slash or
+            a dot in it (``./remn``), a name has none.
         **settings: settings of the network that are to differ from those it was trained with, such as ``capacity=30``.
 
     Raises:
-        FileNotFoundError: no such file.
+        FileNotFoundError: no such file, or no released network of this name.
         ValueError: the file is something else, or damaged, or of a method that is not installed.
     """
     from lightning_vos.checkpoint import read_checkpoint, restore
+    from lightning_vos.networks import locate
 
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: no such file; give a checkpoint (.ckpt)")
-    checkpoint = read_checkpoint(path)
-    return restore(checkpoint, path, checkpoint["network"], settings)
+    file = locate(path)
+    checkpoint = read_checkpoint(file)
+    return restore(checkpoint, file, checkpoint["network"], settings)

@@ -10,13 +10,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
 from lightning_vos.checkpoint import check_fits, check_method, read_checkpoint, restore
 from lightning_vos.cli import run
 from lightning_vos.module import VOSModule
+from lightning_vos.networks import locate
 from lightning_vos.official import save_checkpoint
 from lightning_vos.quiet import quieten
 
@@ -28,19 +28,17 @@ def averaged(paths: Sequence[str]) -> VOSModule:
     which is right where training leaves them as they are, as all our methods do.
 
     Args:
-        paths: two checkpoints or more.
+        paths: two checkpoints or more, or names of released networks.
 
     Raises:
-        FileNotFoundError: no such file.
+        FileNotFoundError: no such file, or no released network of this name.
         ValueError: fewer than two, not a checkpoint, another method, or weights of other shapes.
     """
     if len(paths) < 2:
         raise ValueError(
             f"{', '.join(paths)}: nothing to average; give two checkpoints or more, then the file to write"
         )
-    for path in paths:
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"{path}: no such file; give checkpoints of runs from the same first stage")
+    paths = [locate(path, advice="give checkpoints of runs from the same first stage") for path in paths]
     first = read_checkpoint(paths[0])
     model: VOSModule = restore(first, paths[0], first["method"], {})
     state = model.state_dict()

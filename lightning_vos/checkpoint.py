@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_vos import checksum
+from lightning_vos import checksum, network_file
 from lightning_vos.discovery import find
+from lightning_vos.networks import ENDING, locate
 from lightning_vos.passing import passes
 from lightning_vos.settings import build, overlaid, parameters
 
@@ -19,12 +20,15 @@ CURRENT = "current_model_state"  # Lightning's name of the weights in training, 
 
 
 def read_checkpoint(path: str) -> dict[str, Any]:
-    """Read a checkpoint that training wrote, without running any code in it.
+    """Read a checkpoint that training wrote, or the file of a released network, without running any code in it.
+
+    Args:
+        path: a file; one of a released network ends in ``.safetensors``.
 
     Raises:
         ValueError: the file is something else, or damaged, or its weights are not finite.
     """
-    checkpoint = read_file(path, "a checkpoint")
+    checkpoint = network_file.decoded(path) if Path(path).suffix == ENDING else read_file(path, "a checkpoint")
     missing = PARTS.keys() - set(checkpoint if isinstance(checkpoint, dict) else ())
     if missing:
         raise ValueError(f"{path}: not a checkpoint of this project, {', '.join(sorted(missing))} not in it")
@@ -67,7 +71,11 @@ def restore(checkpoint: dict[str, Any], path: str, name: str, settings: Mapping[
     cls = find(name, path)
     known = parameters(cls)
     saved = {key: value for key, value in checkpoint["hyper_parameters"].items() if key in known}
-    model = build(cls, overlaid(saved, settings))
+    saved |= checkpoint.get("settings", {})  # all of them the network's own: an unknown one is refused
+    try:
+        model = build(cls, overlaid(saved, settings))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: {error}") from error
     check_fits(model.state_dict(), checkpoint["state_dict"], path, "it was saved by another version")
     model.load_state_dict(checkpoint["state_dict"])
     return model.eval()
@@ -78,18 +86,19 @@ def load_weights(module: nn.Module, path: str, starts_from: Sequence[str] = ()) 
 
     Args:
         module: the network.
-        path: a checkpoint of its class, or of those that ``starts_from`` names.
+        path: a checkpoint of its class, or of those that ``starts_from`` names; a path, or the name of a released
+            network.
         starts_from: names of classes.
 
     Returns:
         The checkpoint.
 
     Raises:
-        ValueError: no such file, not a checkpoint, another method, or entries that are missing or do not fit.
+        FileNotFoundError: no such file, or no released network of this name.
+        ValueError: not a checkpoint, another method, or entries that are missing or do not fit.
     """
-    if not Path(path).is_file():
-        raise ValueError(f"--model.weights={path}: no such file; give a checkpoint (.ckpt) of {type(module).__name__}")
-    checkpoint = read_checkpoint(path)
+    advice = f"give a checkpoint (.ckpt, .safetensors) of {type(module).__name__}"
+    checkpoint = read_checkpoint(locate(path, "--model.weights=", advice))
     check_method(checkpoint, module, f"--model.weights={path}", starts_from)
     state = checkpoint["state_dict"]
     advice = "use the same model settings (trunk, widths) in both stages"

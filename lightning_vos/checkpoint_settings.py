@@ -13,6 +13,7 @@ import yaml
 from lightning_vos.checkpoint import read_checkpoint
 from lightning_vos.config_errors import option_values
 from lightning_vos.discovery import find
+from lightning_vos.networks import locate
 from lightning_vos.settings import parameters
 
 _MARKED = "$\N{WORD JOINER}{"  # for ${ in a checkpoint, which the parser of configurations would fill in
@@ -26,15 +27,13 @@ def with_settings_of(args: Sequence[str]) -> list[str]:
     Raises:
         ValueError: the checkpoint cannot be read, its settings are no plain values, or it belongs to another
             method than the configuration names.
-        FileNotFoundError: there is no such checkpoint.
+        FileNotFoundError: there is no such checkpoint, or no released network of this name.
     """
     args = list(args)
     path = next((value for _, value in reversed(list(option_values(args, "--ckpt_path")))), None)
     if not args or args[0] == "fit" or path is None:
         return args  # a resumed training is described by its configuration
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"--ckpt_path={path}: no such file; train first, or give another checkpoint")
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_checkpoint(locate(path, "--ckpt_path=", "train first, or give another checkpoint"))
     method = checkpoint["method"]
     class_path = f"lightning_vos.{method}"
     files = list(option_values(args, "--config", "-c"))
@@ -51,8 +50,13 @@ def with_settings_of(args: Sequence[str]) -> list[str]:
         find(method, path)
     settings = checkpoint["hyper_parameters"]
     known = parameters(getattr(import_module(class_path.rpartition(".")[0]), method))
+    if unknown := sorted(map(str, settings.keys() - known.keys())):
+        raise ValueError(
+            f"{path}: {method} has no setting {', '.join(unknown)}, with which it was trained; it was saved by another "
+            "version"
+        )
     for name, value in settings.items():
-        if name in known and is_dataclass(known[name].default) and not isinstance(value, dict):
+        if is_dataclass(known[name].default) and not isinstance(value, dict):
             raise ValueError(f"{path}: its setting {name} is {value!r}, not settings of that part; it is damaged")
     try:
         text = json.dumps({"model": {"class_path": class_path, "init_args": settings}}).replace("${", _MARKED)

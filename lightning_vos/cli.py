@@ -21,6 +21,7 @@ from lightning_vos.command_line import at_home, each_text, print_any_letter
 from lightning_vos.config_errors import explain
 from lightning_vos.leaving import end_together
 from lightning_vos.module import VOSModule
+from lightning_vos.networks import locate
 from lightning_vos.ownership import look, owned
 from lightning_vos.passing import AGAIN, passes
 from lightning_vos.processes import offer_processes
@@ -50,6 +51,7 @@ class VOSCLI(LightningCLI):
 
         Raises:
             ValueError: naming the option, or the file and the key, and what to do.
+            FileNotFoundError: there is no such checkpoint, or no released network of this name.
         """
         words = list(args) if isinstance(args, list) else []
         if words and not words[0].startswith("-") and words[0] not in self._subcommand_parsers:
@@ -63,6 +65,11 @@ class VOSCLI(LightningCLI):
             options = self._subcommand_parsers[words[0]]._option_string_actions
             raise ValueError(as_saved(explain(str(error), words, options))) from error
         each_text(self.config, lambda text: at_home(as_saved(text)))
+        command = self.config["subcommand"]
+        path = self.config[command].get("ckpt_path")
+        if path and not (command == "fit" and path == "last"):
+            advice = "give a checkpoint, or last to continue a run"
+            self.config[command]["ckpt_path"] = locate(path, "--ckpt_path=", advice)
 
     def _parse_ckpt_path(self) -> None:
         """Not Lightning's way, where a checkpoint's settings beat the command line; see :func:`with_settings_of`."""
@@ -111,9 +118,8 @@ class VOSCLI(LightningCLI):
         """Refuse what cannot work, before data is looked at and anything is written.
 
         Raises:
-            FileNotFoundError: there is no such checkpoint.
-            ValueError: it is damaged, of another method, or was trained with other settings; there is none to
-                predict with; Slurm has started another number of tasks than there are devices; or an option of
+            ValueError: the checkpoint is damaged, of another method, or was trained with other settings; there is none
+                to predict with; Slurm has started another number of tasks than there are devices; or an option of
                 Lightning's would make another run than the settings say.
         """
         check_tasks(self.trainer.num_devices, self.trainer.num_nodes)
@@ -128,8 +134,6 @@ class VOSCLI(LightningCLI):
         if path == "last":
             callbacks = [c for c in self.trainer.callbacks if isinstance(c, ModelCheckpoint)]  # type: ignore[attr-defined]
             files = dict.fromkeys(Path(callback.dirpath or "") / "last.ckpt" for callback in callbacks)
-        elif path and not Path(path).is_file():
-            raise FileNotFoundError(f"--ckpt_path={path}: no such file; give a checkpoint, or last to continue a run")
         else:
             files = {Path(path): None} if path else {}
         for file in filter(Path.is_file, files):

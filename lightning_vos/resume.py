@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import lightning
 from lightning import LightningDataModule, Trainer
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_vos import checksum
 from lightning_vos.atomic import unfinished
-from lightning_vos.checkpoint import check_finite, weights_of
+from lightning_vos.checkpoint import check_finite, read_checkpoint, weights_of
+from lightning_vos.networks import ENDING
 from lightning_vos.run_settings import run_settings
 from lightning_vos.settings import changed
 
@@ -41,11 +43,13 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             checksum.save(checkpoint, beside)
 
     def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Read a checkpoint that is as it was written.
+        """Read a checkpoint that is as it was written, or the file of a released network.
 
         Raises:
             ValueError: it is not.
         """
+        if Path(path).suffix == ENDING:
+            return {**read_checkpoint(str(path)), "pytorch-lightning_version": lightning.__version__}
         try:
             checksum.check(path)
         except ValueError as error:
@@ -59,9 +63,11 @@ def check_continues(
     """Refuse what a run cannot go on with; name the settings that are not those it was saved with.
 
     Raises:
-        ValueError: the run is complete, and the trainer asks for more steps; or the samples that it has used would be
-            others, so that what is left of the data is not known.
+        ValueError: it holds a network alone; the run is complete, and the trainer asks for more steps; or the samples
+            that it has used would be others, so that what is left of the data is not known.
     """
+    if "optimizer_states" not in checkpoint:
+        raise ValueError(f"{path}: a network without its run, which cannot go on; start from it by --model.weights")
     done, steps = checkpoint["global_step"], trainer.max_steps
     anew = f"choose another --trainer.default_root_dir, with --model.weights={path} to start from what it has learned"
     ended = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"] and trainer.max_epochs == 1

@@ -7,6 +7,7 @@ more than a gigabyte of memory. Every file has a number and a seed of its own, s
 from __future__ import annotations
 
 import faulthandler
+import hashlib
 import json
 import random
 import resource
@@ -29,6 +30,8 @@ import numpy as np
 import torch
 from PIL import Image
 from pycocotools import mask as native
+from safetensors import torch as safetensors
+from torch import Tensor
 
 from datamodules import DavisSet, ImageSet, YouTubeVOSSet
 from datamodules.images import read_image, read_labels
@@ -69,7 +72,7 @@ def mutated(content: Any, rng: random.Random) -> Any:
         holder.append(holder[last])
     elif action == 2 and isinstance(holder, dict):
         holder[str(rng.choice(NASTY))] = holder.pop(last)
-    elif action == 3 and type(holder[last]) in (int, float):
+    elif action == 3 and type(holder[last]) in (int, float) and abs(holder[last]) < 2**64:  # 10**400 + 0.5 is none
         holder[last] += rng.choice([-1, 1, -(2**31), 0.5, 2**32])
     else:
         holder[last] = rng.choice(NASTY)
@@ -243,7 +246,36 @@ def checkpoint(folder: Path, rng: random.Random) -> None:
     load_weights(layer, str(path))
 
 
-TARGETS = {target.__name__: target for target in (coco, prompts, meta, lists, picture, checkpoint)}
+def signed(header: dict[str, Any], weights: dict[str, Tensor]) -> bytes:
+    """A file with any header and a checksum that is right."""
+    text = json.dumps({**header, "sha256": "0" * 64})
+    content = safetensors.save(weights, {"lightning_vos": text})
+    return content.replace(b"0" * 64, hashlib.sha256(content).hexdigest().encode(), 1)
+
+
+def network(folder: Path, rng: random.Random) -> None:
+    """The file of a released network, with a checksum that is right as often as not."""
+    layer, path = torch.nn.Linear(3, 2), folder / "a.safetensors"
+    header: dict[str, Any] = {"format": 1, "method": "Linear", "network": "Linear", "settings": {"a": [1, {"b": 2}]}}
+    header |= {"training": {"lr": 1e-5}, "step": 7, "card": {"data": "none"}}
+    if rng.random() < 0.5:
+        header = dict(_pairs(mutated(header, rng)))
+    weights = {name: value.half() if rng.random() < 0.8 else value for name, value in layer.state_dict().items()}
+    if rng.random() < 0.2:
+        weights["weight"] = rng.choice([torch.zeros(0), torch.full((2, 3), torch.nan), torch.ones(2, 3).bool()])
+    path.write_bytes(signed(header, weights))
+    if rng.random() < 0.5:
+        path.write_bytes(damaged(path.read_bytes(), rng))
+    read_checkpoint(str(path))
+    load_weights(layer, str(path))
+
+
+def _pairs(content: Any) -> Iterator[tuple[str, Any]]:
+    """Those of a mapping; what is none is a value of one."""
+    yield from content.items() if isinstance(content, dict) else [("settings", content)]
+
+
+TARGETS = {target.__name__: target for target in (coco, prompts, meta, lists, picture, checkpoint, network)}
 
 
 # ---------------------------------------------------------------- the run

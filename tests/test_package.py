@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import METHODS, small, squares
+from network_files import write_network
 from packaging.requirements import Requirement
 
 from lightning_vos.functional import one_hot
+from lightning_vos.network_file import halved
 from lightning_vos.official import save_checkpoint
 
 pytestmark = pytest.mark.slow
@@ -30,7 +32,7 @@ from lightning_vos.metrics import JAndF, boundary_accuracy, region_similarity
 masks = torch.load(sys.argv[1], weights_only=True)
 logits = {}
 for name, path in zip(sys.argv[3::2], sys.argv[4::2]):
-    model = lightning_vos.load(path)
+    model = lightning_vos.load(path)  # or a name
     with model.sequence():
         model.step(masks["frames"][:, 0], masks["given"])
         logits[name] = model.step(masks["frames"][:, 1])
@@ -70,6 +72,9 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     source = folder / "source"  # a build leaves folders beside what it builds
     shutil.copytree(ROOT / "lightning_vos", source / "lightning_vos", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in METHODS:
+        network = write_network(source / "lightning_vos" / "networks" / f"{name.lower()}.safetensors", name)
+        network.with_suffix(".md").write_text("its card")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(source)]
@@ -99,15 +104,19 @@ def test_the_wheel_alone_segments_as_the_clone_does(python: Path, tmp_path: Path
         model = small(name)
         save_checkpoint(model, str(tmp_path / f"{name}.ckpt"))
         words += [name, str(tmp_path / f"{name}.ckpt")]
-        with model.sequence():
-            model.step(frames[:, 0], given)
-            expected[name] = model.step(frames[:, 1])
+        words += [f"released {name}", name.lower()]
+        for what in (name, f"released {name}"):  # the latter with rounded weights
+            with model.sequence():
+                model.step(frames[:, 0], given)
+                expected[what] = model.step(frames[:, 1])
+            model.load_state_dict(halved(model.state_dict()))
     command = [str(python), "-c", PROGRAM, str(tmp_path / "clip.pt"), str(tmp_path / "logits.pt"), *words]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     logits = torch.load(tmp_path / "logits.pt", weights_only=True)
-    for name in METHODS:
-        torch.testing.assert_close(logits[name], expected[name], rtol=0, atol=1e-4)
+    assert logits.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(logits[name], value, rtol=0, atol=1e-4)
 
 
 def test_only_the_package_is_in_the_wheel(python: Path) -> None:
@@ -115,4 +124,6 @@ def test_only_the_package_is_in_the_wheel(python: Path) -> None:
     record = next(site.glob("lightning_vos-*.dist-info")) / "RECORD"
     tops = {line.partition("/")[0] for line in record.read_text().splitlines()}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"lightning_vos"}
-    assert "lightning_vos/compare/templates/page.html.j2" in record.read_text()
+    names = [f"networks/{name.lower()}.{kind}" for name in METHODS for kind in ("safetensors", "md")]
+    for name in ("compare/templates/page.html.j2", *names):
+        assert f"lightning_vos/{name}," in record.read_text()

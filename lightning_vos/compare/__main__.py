@@ -79,7 +79,11 @@ def main(args: Sequence[str] | None = None) -> None:
     words = [at_home(word) for word in (sys.argv[1:] if args is None else args)]
     end = words.index("--") if "--" in words else len(words)
     parser = ArgumentParser("lightning_vos.compare", description=__doc__, formatter_class=RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoints", nargs="*", help="PATH or NAME=PATH; the name is what the tables say")
+    parser.add_argument(
+        "checkpoints",
+        nargs="*",
+        help="PATH or NAME=PATH, the name is what the tables say; instead of a path, that of a released network",
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/compare"), help="folder of the results")
     given = parser.parse_args(words[:end])
     compare(run_names(given.checkpoints), given.out, words[end + 1 :])

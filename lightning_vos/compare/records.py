@@ -13,6 +13,7 @@ from pathlib import Path
 from lightning_vos.column import Column
 from lightning_vos.metrics import FrameScore
 from lightning_vos.names import component
+from lightning_vos.networks import locate
 from lightning_vos.results_folder import ResultsFolder
 
 
@@ -79,38 +80,44 @@ def read_record(folder: Path, name: str, checkpoint: Path, step: int) -> Record:
     record = json.loads(files.record.read_text(encoding="utf-8"))
     if "J&F" not in record["metrics"]:
         raise ValueError(f"{folder}: no frame had ground truth, there is nothing to compare; choose a set with masks")
-    scores: dict[str, list[float]] = defaultdict(list)
-    with files.sequences_csv("val").open(newline="") as file:
-        for row in csv.DictReader(file):
-            scores[row["Sequence"].rpartition("_")[0]].append((float(row["J-Mean"]) + float(row["F-Mean"])) / 2)
+    scores = read_sequences(files)
     sequences = {sequence: sum(values) / len(values) for sequence, values in scores.items()}
     objects = {sequence: len(values) for sequence, values in scores.items()}
     record["columns"] = tuple(Column(**column) for column in record["columns"])
     return Record(name, checkpoint, step, **record, sequences=sequences, objects=objects, folder=files)
 
 
+def read_sequences(files: ResultsFolder) -> dict[str, list[float]]:
+    """J&F of every object of every sequence, in [0, 1]."""
+    scores: dict[str, list[float]] = defaultdict(list)
+    with files.sequences_csv("val").open(newline="") as file:
+        for row in csv.DictReader(file):
+            scores[row["Sequence"].rpartition("_")[0]].append((float(row["J-Mean"]) + float(row["F-Mean"])) / 2)
+    return dict(scores)
+
+
 def run_names(words: Sequence[str]) -> dict[str, Path]:
     """Names for checkpoints: given as ``NAME=PATH``, else as little of the path as tells them apart.
 
     ``runs/a/video/checkpoints/last.ckpt`` is ``a``; beside ``runs/a/static/checkpoints/last.ckpt`` it is ``a/video``.
+    Instead of a path the name of a released network may be given, and is its name here.
 
     Raises:
         ValueError: no checkpoint, two of one name, or a name that is not that of a folder.
-        FileNotFoundError: there is no such checkpoint.
+        FileNotFoundError: there is no such checkpoint, or no released network of this name.
     """
     if not words:
         raise ValueError(
             "no checkpoint given; name the files to compare, as in runs/a/video/checkpoints/last.ckpt other=b.ckpt"
         )
     given: list[tuple[str | None, Path]] = []
+    advice = "give PATH or NAME=PATH"
     for word in words:
         name, equals, path = word.partition("=")
         if Path(word).is_file() or not equals:  # a file may have = in its name, as Lightning's own do
-            given.append((None, Path(word)))
+            given.append((None, Path(locate(word, advice=advice))))
         else:
-            given.append((component(name, word), Path(path)))
-        if not given[-1][1].is_file():
-            raise FileNotFoundError(f"{given[-1][1]}: no such checkpoint; give PATH or NAME=PATH")
+            given.append((component(name, word), Path(locate(path, advice=advice))))
     shortenings: tuple[Callable[[Path], str], ...] = (_run, _stage, _file, str)
     for shorten in shortenings:
         names = [name or shorten(Path(os.path.abspath(path)) if ".." in path.parts else path) for name, path in given]

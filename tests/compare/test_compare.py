@@ -155,7 +155,7 @@ def test_names_that_will_not_do(tmp_path: Path) -> None:
     path.touch()
     with pytest.raises(ValueError, match="no checkpoint given; name the files"):
         run_names([])
-    with pytest.raises(FileNotFoundError, match=r"b.ckpt: no such checkpoint; give PATH or NAME=PATH"):
+    with pytest.raises(FileNotFoundError, match=r"b.ckpt: no such file; give PATH or NAME=PATH"):
         run_names([str(path), f"{tmp_path}/b.ckpt"])
     with pytest.raises(ValueError, match="given twice; give each checkpoint once"):
         run_names([str(path), str(path)])

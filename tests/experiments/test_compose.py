@@ -15,6 +15,7 @@ from experiments.compose import Experiment, compose, from_static, predict, train
 from experiments.options import experiment_of, parse
 from experiments.plan import scored
 from experiments.precision import PRECISIONS
+from lightning_vos import networks
 
 METHOD = "remn" if "remn" in METHODS else METHODS[0]
 
@@ -156,8 +157,9 @@ def test_what_a_stage_hands_over() -> None:
     assert f"--model.weights={video.hands_over}" in online.words
 
 
-def test_predict_takes_the_newest_checkpoint(tmp_path: Path) -> None:
+def test_predict_takes_the_newest_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     e = Experiment(method="remn", runs=f"{tmp_path}/my runs")
+    monkeypatch.setattr(networks, "FOLDER", tmp_path / "none released")
     with pytest.raises(ValueError, match=re.escape("my runs/remn-*/video/checkpoints/last.ckpt: train remn first")):
         predict(e, "a.mp4", "m.png", "out")
     for age, run_name in ((300, "remn-old"), (100, "remn-demo"), (0, "hmmn-demo")):

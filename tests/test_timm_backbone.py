@@ -20,7 +20,7 @@ LITE, CONVNEXT, MOBILENET = "efficientnet_lite0", "timm/convnext_atto", "timm/mo
 
 
 @pytest.fixture(scope="module")
-def lite() -> Backbone:
+def lite() -> timm_backbone.TimmBackbone:
     """With ImageNet weights and two channels for masks."""
     return build_backbone(LITE, weights="imagenet", in_channels=5)
 
@@ -47,12 +47,21 @@ def test_lite_is_timms_on_pictures_from_minus_one_to_one() -> None:
     theirs.load_state_dict({name: state[name] for name in theirs.state_dict()})
     picture = torch.rand(2, 3, 64, 96, dtype=torch.float64)
     mean, std = (torch.tensor(x, dtype=torch.float64).view(3, 1, 1) for x in (Backbone.mean, Backbone.std))
-    for own, their in zip(ours((picture - mean) / std), theirs((picture - 0.5) / 0.5), strict=True):
+    for own, their in zip(ours.features((picture - mean) / std), theirs((picture - 0.5) / 0.5), strict=True):
         assert own.std() > 0.1
         torch.testing.assert_close(own, their, rtol=0, atol=1e-6 * float(their.abs().max()))
 
 
-def test_masks_come_beside_the_picture(lite: Backbone) -> None:
+def test_features_come_at_unit_scale(lite: timm_backbone.TimmBackbone) -> None:
+    """Of every picture alone: a batch is its pictures one by one."""
+    images = torch.randn(2, 5, 64, 96) * torch.tensor([1.0, 0.2]).view(2, 1, 1, 1)
+    for level, (feature, plain) in enumerate(zip(lite(images), lite.features(images), strict=True)):
+        torch.testing.assert_close(feature.square().mean(dim=(1, 2, 3)), torch.ones(2))
+        torch.testing.assert_close(feature[1] * plain[1].square().mean().sqrt(), plain[1])
+        torch.testing.assert_close(feature[1:], lite(images[1:])[level], rtol=1e-4, atol=1e-4)
+
+
+def test_masks_come_beside_the_picture(lite: timm_backbone.TimmBackbone) -> None:
     """Without a mask the widened trunk is the trunk of pictures; a mask changes what it finds."""
     pictures = build_backbone(LITE, weights="imagenet")
     image, mask = torch.randn(1, 3, 64, 64), torch.ones(1, 2, 64, 64)
@@ -61,7 +70,7 @@ def test_masks_come_beside_the_picture(lite: Backbone) -> None:
     assert (lite(torch.cat([image, mask], dim=1)).f4 - pictures(image).f4).abs().max() > 0.1
 
 
-def test_statistics_of_a_pretrained_trunk_stay(lite: Backbone) -> None:
+def test_statistics_of_a_pretrained_trunk_stay(lite: timm_backbone.TimmBackbone) -> None:
     before = {name: value.clone() for name, value in lite.named_buffers()}
     image = torch.randn(2, 5, 64, 64)
     trained = lite.train()(image)

@@ -35,7 +35,9 @@ LITE = {
 class TimmBackbone(Backbone):
     """A network of timm's up to the stage of the deepest features.
 
-    Pictures come in normalised by ImageNet's mean and deviation and are brought to what the weights know.
+    Pictures come in normalised by ImageNet's mean and deviation and are brought to what the weights know. Features come
+    out with a root mean square of 1 in every picture, about that of a ResNet's: a linear bottleneck has 5 to 10, and
+    with keys made of these a softmax over distances sees nothing but the nearest.
 
     Args:
         trunk: ``timm/<name>`` or one of ``LITE``, which are timm's ``tf_efficientnet_lite<n>``.
@@ -81,10 +83,14 @@ class TimmBackbone(Backbone):
 
     def forward(self, image: Tensor) -> Pyramid | DeepPyramid:
         """As :meth:`Backbone.forward`."""
+        features = [_to_unit_scale(feature) for feature in self.features(image)]
+        return DeepPyramid(*features) if len(features) == 4 else Pyramid(*features)
+
+    def features(self, image: Tensor) -> list[Tensor]:
+        """As :meth:`forward`, at the scale of timm's network."""
         if self.scale is not None and self.shift is not None:
             image = torch.addcmul(self.shift, image, self.scale)
-        features = self.net.forward_intermediates(image, self.levels, stop_early=True, intermediates_only=True)
-        return DeepPyramid(*features) if len(features) == 4 else Pyramid(*features)
+        return self.net.forward_intermediates(image, self.levels, stop_early=True, intermediates_only=True)
 
     def train(self, mode: bool = True) -> TimmBackbone:
         """Training mode, but not of batch norms: their statistics stay."""
@@ -144,6 +150,11 @@ def _behind(net: nn.Module, stage: str) -> list[nn.Module]:
     named = list(net.named_modules())
     end = max((i for i, (name, _) in enumerate(named) if f"{name}.".startswith(f"{stage}.")), default=0)
     return [module for _, module in named[end + 1 :]]
+
+
+def _to_unit_scale(x: Tensor) -> Tensor:
+    """``(B, C, h, w)`` with a root mean square of 1 in every picture (Zhang & Sennrich, *RMSNorm*, 2019)."""
+    return x * x.to(torch.float32).square().mean(dim=(1, 2, 3), keepdim=True).add(1e-6).rsqrt().to(x.dtype)
 
 
 def _first(net: nn.Module) -> tuple[str, nn.Conv2d]:

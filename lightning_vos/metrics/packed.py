@@ -120,16 +120,18 @@ def _dilated(words: np.ndarray, stride: int, radius: float) -> np.ndarray:
 
     A row of a disk is a line. From the poles inwards they grow, so the dilation by one is the start of the next one's.
     """
-    wide, near, reach = words.copy(), np.zeros_like(words), 0
+    wide, near, reach = words, np.zeros_like(words), 0
     for dy in range(int(radius), -1, -1):
         half_width = math.isqrt(int(radius**2 - dy**2))
         while reach < half_width:
             step = min(half_width - reach, 2 * reach + 1, _WORD - 1)  # further would leave gaps
-            left, right = wide >> step, wide << step
-            left[:-1] |= wide[1:] << _WORD - step
-            right[1:] |= wide[:-1] >> _WORD - step
-            wide |= left
-            wide |= right
+            spread = wide >> step
+            spread |= wide << step
+            spread[:-1] |= wide[1:] << _WORD - step
+            spread[1:] |= wide[:-1] >> _WORD - step
+            if step > reach:  # else the two overlap
+                spread |= wide
+            wide = spread
             reach += step
         if dy:
             near[dy * stride :] |= wide[: -dy * stride]

@@ -55,11 +55,12 @@ def region_and_boundary(
     preds, targets = pred.reshape(-1, height, width), target.reshape(-1, height, width)
     if pred.device.type == "cpu":
         pairs = zip(preds.numpy(), targets.numpy(), strict=True)
-        counts = torch.tensor([packed.count_pixels(p, t, radius) for p, t in pairs], dtype=torch.float64)
-    else:
-        chunk = max(1, _CHUNK_BYTES // ((height + int(radius)) * (width + int(radius))))
-        chunks = zip(preds.split(chunk), targets.split(chunk), strict=True)
-        counts = torch.cat([_count_pixels(p, t, radius) for p, t in chunks]).double()
+        scores = torch.tensor([packed.count_pixels(p, t, radius).scores() for p, t in pairs], dtype=torch.float64)
+        region, boundary = scores.view(*pred.shape[:-2], 2).unbind(-1)
+        return region, boundary
+    chunk = max(1, _CHUNK_BYTES // ((height + int(radius)) * (width + int(radius))))
+    chunks = zip(preds.split(chunk), targets.split(chunk), strict=True)
+    counts = torch.cat([_count_pixels(p, t, radius) for p, t in chunks]).double()
     matched, present = counts.view(*pred.shape[:-2], 2, 3).unbind(-2)
     region, precision, recall = (matched / present).nan_to_num(1.0).unbind(-1)  # 0 / 0: two empty masks, no boundary
     return region, (2 * precision * recall / (precision + recall)).nan_to_num(0.0)

@@ -29,6 +29,13 @@ class Counts(NamedTuple):
     pred_boundary: int
     target_boundary: int
 
+    def scores(self) -> tuple[float, float]:
+        """J and F of the pair, in [0, 1]."""
+        region, precision, recall = (
+            matched / present if present else 1.0 for matched, present in zip(self[:3], self[3:], strict=True)
+        )
+        return region, 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
 
 class _Box(NamedTuple):
     """Two masks in the box of their union, with the pixels left of and above it, where boundaries may lie.

@@ -229,8 +229,10 @@ def has_ids(image: Image.Image) -> bool:
         return True
     colours = np.array(palette).reshape(-1, 4)
     is_background = (colours[:, :3] == 0).all(axis=1) | (colours[:, 3] < 128)
+    if is_background[0]:
+        return True
     used = [index for index, count in enumerate(image.histogram()[: len(colours)]) if count]
-    return bool(is_background[0] or not is_background[used].any())
+    return not is_background[used].any()
 
 
 def resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -65,7 +65,8 @@ class _PatientFile(io.RawIOBase):
 
     def _again_and_again(self, read: Callable[[], Result]) -> Result:
         for pause in (0.0, *PAUSES):
-            time.sleep(pause)
+            if pause:  # a sleep of nothing still gives the core away, and every read comes here
+                time.sleep(pause)
             try:
                 return read()
             except OSError as error:

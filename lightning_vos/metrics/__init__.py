@@ -4,7 +4,7 @@ Perazzi et al., "A Benchmark Dataset and Evaluation Methodology for Video Object
 implemented in davis2017-evaluation (``davis2017/metrics.py``, ``davis2017/utils.py``).
 """
 
-from lightning_vos.metrics.boundary import boundary_accuracy
+from lightning_vos.metrics.boundary import boundary_accuracy, region_and_boundary
 from lightning_vos.metrics.davis import DavisScores, FrameScore, VideoScores
 from lightning_vos.metrics.j_and_f import STATISTICS, JAndF, ObjectScores
 from lightning_vos.metrics.region import region_similarity
@@ -17,5 +17,6 @@ __all__ = [
     "ObjectScores",
     "VideoScores",
     "boundary_accuracy",
+    "region_and_boundary",
     "region_similarity",
 ]

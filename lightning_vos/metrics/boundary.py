@@ -7,13 +7,9 @@ import math
 import torch
 from torch import Tensor
 
+from lightning_vos.metrics import packed
 from lightning_vos.metrics.masks import without_void
 
-# Of the 16 codes of _match_table: matched pixels of pred's and of target's boundary, then all of pred's and target's.
-_COUNTS = torch.tensor(
-    [[on & 1 and near & 2, on & 2 and near & 1, on & 1, on & 2] for on in range(4) for near in range(4)],
-    dtype=torch.bool,
-).double()
 _CHUNK_BYTES = 1 << 26  # largest map dilated at once off the CPU
 
 
@@ -22,9 +18,6 @@ def boundary_accuracy(pred: Tensor, target: Tensor, void: Tensor | None = None, 
 
     A pixel is on the boundary when it differs from its right, lower or lower right neighbour. Precision is the share
     of ``pred``'s boundary within the tolerance (Euclidean, between pixel centres) of ``target``'s, recall the reverse.
-
-    Only the union box of the two masks is looked at: a boundary lies in it, so nothing outside can match. The two
-    boundaries are bits 0 and 1 of one map, dilated together by shifts of its flattened rows.
 
     Args:
         pred: ``(..., H, W)`` bool.
@@ -38,40 +31,45 @@ def boundary_accuracy(pred: Tensor, target: Tensor, void: Tensor | None = None, 
     Raises:
         ValueError: if a mask is not bool, the shapes differ or the tolerance is negative.
     """
+    return region_and_boundary(pred, target, void, tolerance)[1]
+
+
+def region_and_boundary(
+    pred: Tensor, target: Tensor, void: Tensor | None = None, tolerance: float = 0.008
+) -> tuple[Tensor, Tensor]:
+    """:func:`~lightning_vos.metrics.region_similarity` and :func:`boundary_accuracy` in one pass over the masks.
+
+    On a CPU every pair of masks is looked at in its own union box, 64 pixels a word. Elsewhere many pairs go through
+    the same launches, a byte a pixel on full frames, and nothing waits for the device.
+
+    Args, errors: as for :func:`boundary_accuracy`.
+
+    Returns:
+        J and F, each ``(...)`` float64.
+    """
     if not tolerance >= 0:
         raise ValueError(f"tolerance={tolerance}: must not be negative; 0.008 is the value of DAVIS")
     pred, target = without_void(pred, target, void)
     height, width = pred.shape[-2:]
     radius = tolerance if tolerance >= 1 else math.ceil(tolerance * math.sqrt(height**2 + width**2))
     preds, targets = pred.reshape(-1, height, width), target.reshape(-1, height, width)
-    tables = [preds.new_zeros((0, 16), dtype=torch.int64)]
-    if pred.device.type == "cpu" or not len(preds):
-        for p, t in zip(preds, targets, strict=True):
-            rows, columns = _union_box(p, t)
-            tables.append(_match_table(p[None, rows, columns], t[None, rows, columns], radius))
-    else:  # launches cost more than pixels: no boxes, which would have to be waited for
-        chunk = max(1, _CHUNK_BYTES // ((height + int(radius)) * (width + int(radius))))
-        for p, t in zip(preds.split(chunk), targets.split(chunk), strict=True):
-            tables.append(_match_table(p, t, radius))
-    counts = (torch.cat(tables).double() @ _COUNTS.to(pred.device)).view(*pred.shape[:-2], 2, 2)
-    precision, recall = (counts[..., 0, :] / counts[..., 1, :]).nan_to_num(1.0).unbind(-1)  # 0 / 0: no boundary
-    return (2 * precision * recall / (precision + recall)).nan_to_num(0.0)
+    if pred.device.type == "cpu":
+        pairs = zip(preds.numpy(), targets.numpy(), strict=True)
+        scores = torch.tensor([packed.count_pixels(p, t, radius).scores() for p, t in pairs], dtype=torch.float64)
+        region, boundary = scores.view(*pred.shape[:-2], 2).unbind(-1)
+        return region, boundary
+    chunk = max(1, _CHUNK_BYTES // ((height + int(radius)) * (width + int(radius))))
+    chunks = zip(preds.split(chunk), targets.split(chunk), strict=True)
+    counts = torch.cat([_count_pixels(p, t, radius) for p, t in chunks]).double()
+    matched, present = counts.view(*pred.shape[:-2], 2, 3).unbind(-2)
+    region, precision, recall = (matched / present).nan_to_num(1.0).unbind(-1)  # 0 / 0: two empty masks, no boundary
+    return region, (2 * precision * recall / (precision + recall)).nan_to_num(0.0)
 
 
-def _union_box(pred: Tensor, target: Tensor) -> tuple[slice, slice]:
-    """Rows and columns of the ``(H, W)`` masks' union, grown by one pixel inside the frame; one pixel if empty."""
-    union = (pred | target).view(torch.uint8)  # amax of bytes is several times faster than any of bools
-    rows = union.amax(1).nonzero()
-    if not len(rows):
-        return slice(0, 1), slice(0, 1)
-    top, bottom = int(rows[0]), int(rows[-1])
-    columns = union[top : bottom + 1].amax(0).nonzero()
-    left, right = int(columns[0]), int(columns[-1])
-    return slice(max(top - 1, 0), bottom + 2), slice(max(left - 1, 0), right + 2)
+def _count_pixels(pred: Tensor, target: Tensor, radius: float) -> Tensor:
+    """What :func:`~lightning_vos.metrics.packed.count_pixels` counts, of many pairs at once, on any device.
 
-
-def _match_table(pred: Tensor, target: Tensor, radius: float) -> Tensor:
-    """How many pixels lie on which boundary and near which.
+    The two boundaries are bits 0 and 1 of one map, dilated together by shifts of its flattened rows.
 
     Args:
         pred: ``(N, H, W)`` bool.
@@ -79,7 +77,7 @@ def _match_table(pred: Tensor, target: Tensor, radius: float) -> Tensor:
         radius: tolerance in pixels.
 
     Returns:
-        ``(N, 16)`` int64, pixels by ``4 * on + near``; each is 1 for pred's boundary, 2 for target's, 3 for both.
+        ``(N, 6)`` int64, the fields of :class:`~lightning_vos.metrics.packed.Counts`.
     """
     num, height, width = pred.shape
     margin = int(radius)
@@ -91,9 +89,10 @@ def _match_table(pred: Tensor, target: Tensor, radius: float) -> Tensor:
     torch.bitwise_xor(both[:, :, 1:], both[:, :, :-1], out=on[:, :, :-1])
     on[:, :-1] |= both[:, 1:] ^ both[:, :-1]
     on[:, :-1, :-1] |= both[:, 1:, 1:] ^ both[:, :-1, :-1]
-    near = _dilate(padded.view(-1), width + margin, radius)
-    codes = near.add_(padded.view(-1), alpha=4).view(num, -1)
-    return torch.stack([torch.bincount(code, minlength=16) for code in codes])
+    near = _dilate(padded.view(-1), width + margin, radius).view(padded.shape)[:, :height, :width]
+    matched = on & (near >> 1 | near << 1)  # pred's boundary near target's, and the reverse
+    counted = (pred & target, matched & 1, matched & 2, pred | target, on & 1, on & 2)
+    return torch.stack([torch.count_nonzero(pixels, dim=(1, 2)) for pixels in counted], dim=1)
 
 
 def _dilate(flat: Tensor, stride: int, radius: float) -> Tensor:

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_vos.metrics.boundary import boundary_accuracy
+from lightning_vos.metrics.boundary import region_and_boundary
 from lightning_vos.metrics.j_and_f import JAndF, ObjectScores
-from lightning_vos.metrics.region import region_similarity
+from lightning_vos.metrics.masks import object_masks
 from lightning_vos.types import VOID
 from lightning_vos.video import Video
 
@@ -174,17 +174,20 @@ class VideoScores:
             return
         if target.shape != labels.shape:
             raise ValueError(f"{video}: frame {t} has labels {tuple(labels.shape)}, ground truth {tuple(target.shape)}")
-        unknown = (target > len(video.object_ids)) & (target != VOID)
-        if unknown.any():
-            raise ValueError(
-                f"{video}: ground truth of frame {t} ({video.frame_names[t]}) has label {int(target[unknown][0])}, "
-                f"but there are {len(video.object_ids)} objects; check the annotation and the prompts"
-            )
+        highest = int(target.max())
+        if highest > len(video.object_ids):
+            unknown = target[(target > len(video.object_ids)) & (target != VOID)]
+            if len(unknown):
+                raise ValueError(
+                    f"{video}: ground truth of frame {t} ({video.frame_names[t]}) has label {int(unknown[0])}, "
+                    f"but there are {len(video.object_ids)} objects; check the annotation and the prompts"
+                )
+        void = (target == VOID).to(labels.device) if highest == VOID else None
         target = target.to(labels.device)
         self.times.append(t)
-        self.values.append(self._score(t, labels, target))
+        self.values.append(self._score(t, labels, target, void))
         if self._copied is not None:
-            self.copied_values.append(self._score(t, self._copied.to(labels.device), target))
+            self.copied_values.append(self._score(t, self._copied.to(labels.device), target, void))
 
     def rows(self) -> list[FrameScore]:
         """Every object on every frame that was scored, in order of time."""
@@ -196,11 +199,11 @@ class VideoScores:
         ]
         return [row for row in rows if not math.isnan(row.j)]
 
-    def _score(self, t: int, labels: Tensor, target: Tensor) -> Tensor:
+    def _score(self, t: int, labels: Tensor, target: Tensor, void: Tensor | None) -> Tensor:
         """``(2, K)`` float64: J and F of every object, NaN for those that have not started before ``t``."""
-        ids = torch.arange(1, len(self.video.object_ids) + 1, device=labels.device)[:, None, None]
-        pred, truth, void = labels == ids, target == ids, target == VOID
-        scores = torch.stack([region_similarity(pred, truth, void), boundary_accuracy(pred, truth, void)])
+        objects = len(self.video.object_ids)
+        pred, truth = object_masks(labels, objects), object_masks(target, objects)
+        scores = torch.stack(region_and_boundary(pred, truth, void))
         return scores.masked_fill((self._starts >= t).to(labels.device), torch.nan)
 
 

@@ -1,4 +1,4 @@
-"""What may be scored: two masks of one shape, without the pixels that are void."""
+"""What may be scored: two masks of one shape, without the pixels that are void; and masks of labels."""
 
 from __future__ import annotations
 
@@ -16,3 +16,11 @@ def without_void(pred: Tensor, target: Tensor, void: Tensor | None) -> tuple[Ten
     if void is None:
         return pred, target
     return pred & ~void, target & ~void
+
+
+def object_masks(labels: Tensor, objects: int) -> Tensor:
+    """``(H, W)`` labels -> ``(objects, H, W)`` bool, the masks of labels 1 to ``objects``, at most 254."""
+    ids = torch.arange(1, objects + 1, dtype=torch.uint8, device=labels.device)[:, None, None]
+    if labels.device.type != "cpu":
+        return labels == ids
+    return torch.from_numpy(labels.numpy() == ids.numpy())  # of bytes, NumPy compares 64 at a time

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,5 +24,10 @@ def region_similarity(pred: Tensor, target: Tensor, void: Tensor | None = None) 
         ValueError: if a mask is not bool or the shapes differ.
     """
     pred, target = without_void(pred, target, void)
-    areas = [torch.count_nonzero(mask, dim=(-2, -1)).double() for mask in (pred & target, pred | target)]
-    return (areas[0] / areas[1]).nan_to_num(1.0)  # 0 / 0
+    if pred.device.type == "cpu":  # mask by mask, which stay in the cache: NumPy counts six times faster than torch
+        pairs = zip(*(masks.reshape(-1, *masks.shape[-2:]).numpy() for masks in (pred, target)), strict=True)
+        counts = [(np.count_nonzero(p & t), np.count_nonzero(p | t)) for p, t in pairs]
+        areas = torch.tensor(counts, dtype=torch.float64).view(*pred.shape[:-2], 2)
+    else:
+        areas = torch.stack([torch.count_nonzero(x, dim=(-2, -1)) for x in (pred & target, pred | target)], -1).double()
+    return (areas[..., 0] / areas[..., 1]).nan_to_num(1.0)  # 0 / 0

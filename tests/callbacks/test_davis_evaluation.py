@@ -105,8 +105,8 @@ def test_baseline_is_scored_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     """The second validation scores predictions only, after an interrupted first one scored nothing for good."""
     videos = Videos([5], [1])
     calls: list[int] = []
-    measure = davis.boundary_accuracy
-    monkeypatch.setattr(davis, "boundary_accuracy", lambda *masks: (calls.append(1), measure(*masks))[1])
+    measure = davis.region_and_boundary
+    monkeypatch.setattr(davis, "region_and_boundary", lambda *masks: (calls.append(1), measure(*masks))[1])
 
     class Interrupt(FrameCallback):
         broken = True

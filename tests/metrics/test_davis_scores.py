@@ -91,7 +91,7 @@ def _scored(videos: Videos) -> tuple[DavisScores, dict[str, list[FrameScore]]]:
 
 @pytest.mark.parametrize("kind", ["plain", "late", "sparse"])
 def test_a_plain_loop_gives_what_the_callback_logs(kind: str, tmp_path: Path) -> None:
-    """To the last digit; and both give what plain loops over textbook code do."""
+    """To the last digit; and both give what plain loops over the official way do."""
     late = kind == "late"
     lengths, objects = ([7, 4, 10], [1, 2, 3]) if late else ([7, 2, 1, 10], [1, 2, 1, 3])
     videos = Videos(lengths, objects, late=late, sparse=kind == "sparse")

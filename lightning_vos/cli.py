@@ -14,6 +14,7 @@ from lightning import LightningDataModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from omegaconf.errors import OmegaConfBaseException
 
 from lightning_vos.checkpoint import check_method, read_checkpoint
 from lightning_vos.checkpoint_settings import as_saved, with_settings_of
@@ -92,7 +93,7 @@ class VOSCLI(LightningCLI):
         """Build model, data and trainer.
 
         Raises:
-            ValueError: as a constructor said it, without the parser's wrapping.
+            ValueError: as a constructor said it, without the parser's wrapping; or a text that is no interpolation.
         """
         try:
             super().instantiate_classes()
@@ -100,6 +101,9 @@ class VOSCLI(LightningCLI):
             cause: BaseException = error
             while cause.__cause__ is not None and str(cause).startswith(("Does not validate", "Parser key")):
                 cause = cause.__cause__
+            if isinstance(cause, OmegaConfBaseException):  # of the settings of the model, which are read once more
+                text = f"model.{cause.full_key}: {str(cause).splitlines()[0]}; give it as plain text"
+                raise ValueError(text) from cause
             raise cause from cause.__cause__
 
     def _run_subcommand(self, subcommand: str) -> None:

@@ -80,8 +80,8 @@ def complain(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
         ("--model.lr=fast", "--model.lr=fast: expected float"),
         (
             "--model.key_trunk=resnet11",
-            "--model.key_trunk=resnet11: expected one of 'resnet10', 'resnet18', 'resnet34', 'resnet50', 'resnet101', "
-            "'resnext101_32x8d'",
+            "trunk=resnet11: there is none of that name; use resnet10, resnet18, resnet34, resnet50, resnet101, "
+            "resnext101_32x8d, efficientnet_lite0, efficientnet_lite1, efficientnet_lite2 or timm/<name>",
         ),
         ("--model.capacity=many", "--model.capacity=many: expected int or null"),
         (

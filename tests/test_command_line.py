@@ -60,6 +60,7 @@ def test_variables(variable: str, home: Path) -> None:
 def test_options_and_files(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the parts are built with; they are never built here."""
     (home / "mine.yaml").write_text("data:\n  init_args:\n    root: ~/sets\ntrainer:\n  default_root_dir: ~/out\n")
+    (home / "c.ckpt").touch()
     monkeypatch.setattr(VOSCLI, "instantiate_classes", lambda cli: (_ for _ in ()).throw(Parsed(cli.config)))
     (command,) = commands("static", "METHOD=remn")
     words = [word for word in command if not word.startswith(("--data.root", "--trainer.default_root_dir"))]
@@ -127,10 +128,13 @@ def complaint(
     [
         (
             {"key_trunk": "${oc.env:VOS_SECRET}"},
-            "model.key_trunk: got ${oc.env:VOS_SECRET}, expected one of 'resnet10'",
+            "trunk=${oc.env:VOS_SECRET}: there is none of that name; use resnet10, resnet18",
         ),
-        ({"key_trunk": "a\\${oc.env:VOS_SECRET}${"}, "model.key_trunk: got a"),
-        ({"${oc.env:VOS_SECRET}": 1}, "model.${oc.env:VOS_SECRET}: lightning_vos.REMN has no such option"),
+        (
+            {"key_trunk": "a\\${oc.env:VOS_SECRET}${"},
+            "model.key_trunk: no viable alternative at input '${'; give it as plain text",
+        ),
+        ({"${oc.env:VOS_SECRET}": 1}, "CKPT: REMN has no setting ${oc.env:VOS_SECRET}, with which it was trained"),
         ({"gate": {"ranking": "${oc.env:VOS_SECRET}"}}, "model.gate.ranking: "),
         (
             {"update": "${trainer}"},

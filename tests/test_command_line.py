@@ -153,7 +153,7 @@ def test_settings_stay_text(
 
 
 def test_text_comes_back_as_it_was(tmp_path: Path) -> None:
-    text = {"gate": ["${x}", "\\${y}", {"b": "$${z}"}], "key_trunk": "plain"}
+    text = {"key_trunk": ["${x}", "\\${y}", {"b": "$${z}"}], "norm": "plain"}
     checkpoint = {"method": "REMN", "network": "REMN", "state_dict": {}, "hyper_parameters": text}
     torch.save(checkpoint, tmp_path / "a.ckpt")
     words = with_settings_of(["validate", f"--ckpt_path={tmp_path / 'a.ckpt'}"])

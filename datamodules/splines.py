@@ -14,8 +14,8 @@ NODES = 64
 class CoarseSpline(A.ThinPlateSpline):
     """The same draws and nearly the same spline: on 64 x 64 nodes, linear between them.
 
-    What it costs is the kernel of each point and control point. Away from the control points it is smooth: at 384 pixels
-    the two differ by 0.02 pixels on average, and by half a pixel at most.
+    What it costs is the kernel of each point and control point. Away from the control points it is smooth: at 384
+    pixels the two differ by 0.02 pixels on average, and by half a pixel at most.
     """
 
     def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """Colours of augmentation: brightness, contrast, saturation and grey are one matrix a frame, however many are drawn.
 
 Each of them is ``x -> own * x + grey * luma(x) + level`` for a pixel x, and so is what they make in turn, as the luma
-of a luma is itself. The definitions are those of ``ColorJitter`` in torchvision and albumentations; these round and
-clip to 0..255 after each step, here it is done once, at the end. Hue is not of this kind.
+of a luma is itself. The definitions are those of ``ColorJitter`` in torchvision and albumentations. The latter clips to
+0..255 and cuts off what is behind the point after each step, which darkens by some 2 levels in all; here only the end
+result is clipped, and rounded. Hue is not of this kind.
 """
 
 from __future__ import annotations

@@ -148,8 +148,8 @@ def test_whole_pictures_are_not_cut(kind: type, shape: tuple[int, int]) -> None:
         assert frames.shape == (2, CROP, CROP, 3)
         assert not any(edge.any() for edge in (masks[:, 0], masks[:, -1], masks[:, :, 0], masks[:, :, -1]))
         areas += (masks.sum(axis=(1, 2)) / (mask.sum() * factor**2)).tolist()
-    assert min(areas) > 0.7  # scale 0.9, and what the spline presses together
-    assert max(areas) < 1.3
+    assert min(areas) > 0.6  # scale 0.9, and what the spline presses together
+    assert max(areas) < 1.6
     assert abs(np.mean(areas) - 1) < 0.08
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import gc
 import io
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,13 +17,17 @@ from datamodules.patient_file import open_patiently
 REPACK = "write it anew, such as with: ffmpeg -i <it> -pix_fmt yuv420p new.mp4"
 _READ_AT_ONCE = 1 << 17  # bytes
 
+# A decoder that nobody holds any more waits for the garbage collector. Where that runs in a forked process, as a
+# loader's is, FFmpeg would wait for ever for threads that are not there: what a process inherits, it leaves alone.
+os.register_at_fork(after_in_child=gc.freeze)
+
 
 class MovieSource:
     """A file that FFmpeg has opened, :attr:`container`; to be closed.
 
     FFmpeg takes a file that cannot be read for one that ends there, and PyAV prints what is raised within it: so what
-    goes wrong in here is kept until FFmpeg has returned, and raised by :meth:`reading`. Some formats are lists of other
-    files, of any name and on any server: without a protocol it opens none.
+    goes wrong in there is kept until FFmpeg has returned, and raised by :meth:`reading`. Some formats are lists of
+    other files, of any name and on any server: without a protocol it opens none.
 
     Args:
         path: the file.
@@ -34,22 +40,24 @@ class MovieSource:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.name = str(path)  # FFmpeg looks at its suffix
-        self._file = open_patiently(path)
-        self._fault: OSError | None = None
+        self._bytes = _Bytes(path)
         try:
             with self.reading("not a readable video"):
                 self.container = av.open(
-                    self, "r", buffer_size=_READ_AT_ONCE, options={"protocol_whitelist": ""}, metadata_errors="replace"
+                    self._bytes,
+                    "r",
+                    buffer_size=_READ_AT_ONCE,
+                    options={"protocol_whitelist": ""},
+                    metadata_errors="replace",
                 )
         except BaseException:
-            self._file.close()
+            self._bytes.file.close()
             raise
 
     @property
     def failed(self) -> bool:
         """Whether it could not be read: then it must be opened anew."""
-        return self._fault is not None
+        return self._bytes.fault is not None
 
     @contextmanager
     def reading(self, doing: str) -> Iterator[None]:
@@ -67,7 +75,7 @@ class MovieSource:
     def close(self) -> None:
         """Close the file."""
         self.container.close()
-        self._file.close()
+        self._bytes.file.close()
 
     def __enter__(self) -> MovieSource:
         """Itself."""
@@ -77,27 +85,36 @@ class MovieSource:
         """Close the file."""
         self.close()
 
+    def _check(self) -> None:
+        if self._bytes.fault is not None:
+            raise self._bytes.fault
+
+
+class _Bytes:
+    """What FFmpeg reads from."""
+
+    def __init__(self, path: Path) -> None:
+        self.name = str(path)  # FFmpeg looks at its suffix
+        self.file = open_patiently(path)
+        self.fault: OSError | None = None
+
     def read(self, count: int) -> bytes:
         """At most so many bytes from where the file is; none where it ends or fails."""
         try:
-            return b"" if self._fault else self._file.read(count)
+            return b"" if self.fault else self.file.read(count)
         except OSError as error:
-            self._fault = error
+            self.fault = error
             return b""
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """Go to a place; it, or -1 where there is none or the file fails."""
         try:
-            return -1 if self._fault else self._file.seek(offset, whence)
+            return -1 if self.fault else self.file.seek(offset, whence)
         except OSError as error:
             if error.errno != errno.EINVAL:  # a place before the beginning, as FFmpeg asks for in a file without bytes
-                self._fault = error
+                self.fault = error
             return -1
 
     def tell(self) -> int:
         """Where the file is, in bytes."""
-        return self._file.tell()
-
-    def _check(self) -> None:
-        if self._fault is not None:
-            raise self._fault
+        return self.file.tell()

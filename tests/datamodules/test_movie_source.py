@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import gc
 import io
+import multiprocessing
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +85,23 @@ def test_a_reader_goes_on_after_a_fault(tmp_path: Path) -> None:
     with pytest.raises(PassingFault):
         show(20)
     assert [np.array_equal(show(t), whole[t]) for t in (20, 3, 23)] == [True, True, True]
+
+
+@pytest.mark.parametrize("container", ["mp4", "mkv"])
+def test_a_forked_process_leaves_decoders_alone_that_it_inherits(container: str, tmp_path: Path) -> None:
+    """FFmpeg would wait there for ever for its threads."""
+    path = write_movie(tmp_path / f"a.{container}", FRAMES)
+    gc.disable()
+    try:
+        open_movie(path, 25).reader()(0)  # garbage from here on
+        child = multiprocessing.get_context("fork").Process(target=gc.collect)
+        child.start()
+        child.join(30)
+        ended = child.exitcode
+        child.kill()
+        assert ended == 0
+    finally:
+        gc.enable()
 
 
 LISTS = {

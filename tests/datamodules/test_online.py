@@ -83,7 +83,7 @@ def test_errors(tmp_path: Path) -> None:
     for share in (-0.1, 1.0):
         with pytest.raises(ValueError, match=rf"data\.replay={share} must be at least 0 and below 1"):
             OnlineDataModule(str(tmp_path), replay=share)
-    with pytest.raises(ValueError, match="method=remn: choose from dmm_net"):
+    with pytest.raises(ValueError, match="METHOD=remn: choose from dmm_net"):
         commands("online", "METHOD=remn")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from abc import abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -42,10 +42,13 @@ class Segmenter(nn.Module):
 
     Attributes:
         stride: frames are padded to multiples of it.
+        folds_norms: sequences in eval mode run in inference form, see :mod:`~lightning_vos.blocks.folding`; for methods
+            of whose frame that saves more than 3 %.
         tracks: which objects are followed, and where they were last.
     """
 
     stride = 16
+    folds_norms = False
     mean: Tensor
     std: Tensor
 
@@ -100,8 +103,7 @@ class Segmenter(nn.Module):
     def sequence(self) -> Iterator[None]:
         """The life of one sequence's state: empty before, empty after, also after an exception.
 
-        In eval mode batch norms are part of the filters before them meanwhile; so weights that are loaded within count
-        from the next sequence on.
+        With ``folds_norms`` weights that are loaded within count from the next sequence on.
 
         Raises:
             RuntimeError: inside another sequence of the same module: it holds the state of one.
@@ -113,7 +115,7 @@ class Segmenter(nn.Module):
             state.reset()
         self._running = True
         try:
-            with folded_norms(self):
+            with folded_norms(self) if self.folds_norms else nullcontext():
                 yield
         finally:
             self._running = False

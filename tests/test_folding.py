@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from contextlib import nullcontext
 from typing import TypeVar
 
 import pytest
@@ -12,7 +11,6 @@ from conftest import METHODS, small, squares
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lightning_vos import segmenter
 from lightning_vos.blocks.backbone import Backbone, build_backbone
 from lightning_vos.blocks.folding import foldable, folded_norms
 from lightning_vos.functional import one_hot
@@ -59,6 +57,7 @@ def stream(model: Segmenter) -> Tensor:
 @pytest.mark.parametrize("method", METHODS)
 def test_inference_form_is_training_form(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = with_statistics(small(method, norm="frozen_batch")).double()
+    monkeypatch.setattr(model, "folds_norms", True)
     state = copy.deepcopy(model.state_dict())
     assert len(foldable(model)) == len(norms(model)) > 0
     with torch.inference_mode():
@@ -70,7 +69,7 @@ def test_inference_form_is_training_form(method: str, monkeypatch: pytest.Monkey
         assert list(within) == list(state)
         assert len(list(model.parameters())) == len(list(copy.deepcopy(model).parameters()))
     assert all(torch.equal(within[name], value) for name, value in state.items())
-    monkeypatch.setattr(segmenter, "folded_norms", nullcontext)
+    monkeypatch.setattr(model, "folds_norms", False)
     torch.testing.assert_close(actual, stream(model), rtol=0, atol=1e-10)
 
 

@@ -1,0 +1,132 @@
+"""SiamDyn's frame as a function of tensors: search, paste, follow, templates; see :mod:`lightning_vos.frame_step`."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from onnxscript import BOOL, FLOAT, script
+from onnxscript import opset20 as op
+from torch import Tensor
+
+from lightning_vos.frame_step import Entry, FrameStep, Given, State
+from lightning_vos.functional import to_float
+from lightning_vos.methods.siam_dyn.cells import KEPT
+from lightning_vos.methods.siam_dyn.correlation import Template
+from lightning_vos.methods.siam_dyn.crop import paste_windows
+from lightning_vos.methods.siam_dyn.segmenter import Search, SiamDynSegmenter, largest
+from lightning_vos.methods.siam_dyn.target import Target
+from lightning_vos.methods.siam_dyn.tracking import follow, largest_components
+
+KERNEL = KEPT - 2  # side of a template's kernels
+
+
+class Query(NamedTuple):
+    """The image ``(1, 3, H, W)``, and the search in it."""
+
+    image: Tensor
+    search: Search
+
+
+class SiamDynStep(FrameStep):
+    """SiamDyn's frame: all targets in one batch; templates are made only on frames with a mask."""
+
+    @property
+    def entries(self) -> dict[str, Entry]:
+        """As :class:`TrackState`."""
+        kernels = Entry(torch.float32, (1, "objects", self.model.network.cls.in_channels, KERNEL, KERNEL))
+        place = Entry(torch.float32, (1, "objects", 2))
+        found = Entry(torch.float32, (1, "objects", self.model.search_size, self.model.search_size))
+        entries = {"locate": kernels, "describe": kernels, "centre": place, "size": place}
+        entries["lost"] = Entry(torch.bool, (1, "objects"))
+        return {**entries, "found": found} if self.model.mask_input else entries
+
+    def segment(self, image: Tensor, given: Given, state: State) -> tuple[Query, Tensor]:
+        """Search and paste; on the first frame what comes out is nothing."""
+        model: SiamDynSegmenter = self.model
+        target = Target(state["centre"], state["size"])
+        search = model.search(image, target, Template(state["locate"], state["describe"]), state.get("found"))
+        probs = paste_windows(search.windows.unsqueeze(0), target, model.unit, self.padded)
+        return Query(image, search), torch.where(given.first, 0, to_float(probs))
+
+    def memorize(self, query: Query, merged: Tensor, given: Given, state: State) -> State:
+        """Follow, start, and keep what was found."""
+        model: SiamDynSegmenter = self.model
+        objects = merged[:, 1:]
+        target = Target(state["centre"], state["size"])
+        one = target.flattened()
+        won = model.in_windows(largest(objects), one) if model.tracking.compete else None
+        _, choice = search = query.search
+        moved, lost = follow(
+            one, choice, search.windows, model.unit, self.padded, model.tracking, won, torch.ops.lightning_vos.components
+        )
+        moved, lost = moved.unflattened(lost.unsqueeze(0).shape), lost.unsqueeze(0) & given.present
+
+        def start(image: Tensor, mask: Tensor, locate: Tensor, describe: Tensor) -> tuple[Tensor, ...]:
+            start, _, template = model.templates(image, mask)
+            return *start, *(part.contiguous() for part in template)
+
+        def nothing(image: Tensor, mask: Tensor, locate: Tensor, describe: Tensor) -> tuple[Tensor, ...]:
+            place = image.new_zeros(1, mask.shape[1], 2)
+            return place, place.clone(), torch.zeros_like(locate), torch.zeros_like(describe)
+
+        kernels = (state["locate"], state["describe"])
+        centre, size, *templates = torch.cond(given.any, start, nothing, (query.image, given.mask, *kernels))
+        target = Target(centre, size).where(given.objects, moved)
+        new = given.new[..., None, None, None]
+        locate, describe = (torch.where(new, ours, old) for ours, old in zip(templates, kernels, strict=True))
+        after = {"locate": locate, "describe": describe, "centre": target.centre, "size": target.size}
+        after["lost"] = lost & ~given.new
+        return {**after, "found": model.found(objects, target)} if model.mask_input else after
+
+
+@torch.library.custom_op("lightning_vos::components", mutates_args=())
+def components(masks: Tensor) -> Tensor:
+    """:func:`largest_components` as an operator, for which an exported graph has :func:`labelled`."""
+    return largest_components(masks)
+
+
+@components.register_fake
+def _(masks: Tensor) -> Tensor:
+    return masks.new_empty((masks.shape[0], 4), dtype=torch.float32)
+
+
+@script()
+def labelled(masks: BOOL["n", "h", "w"]) -> FLOAT["n", 4]:  # noqa: F821
+    """Boxes of the largest 8-connected parts: every pixel takes the first pixel of its part that it hears of.
+
+    A pixel's number counts down in reading order; the largest one spreads to its neighbours, and jumps to where that
+    pixel itself has heard of a larger one, until nothing changes.
+    """
+    shape = op.Shape(masks)
+    flat = op.Concat(shape[0:1], op.Constant(value_ints=[-1]), axis=0)
+    planes = op.Concat(shape[0:1], op.Constant(value_ints=[1]), shape[1:3], axis=0)
+    inside = op.Cast(op.Reshape(masks, flat), to=1)
+    count = op.Cast(shape[1] * shape[2], to=1)
+    labels = inside * (count - op.Range(0.0, count, 1.0))
+    changed = op.Constant(value_int=1) == op.Constant(value_int=1)
+    while changed:
+        near = op.MaxPool(op.Reshape(labels, planes), kernel_shape=[3, 3], pads=[1, 1, 1, 1])
+        near = op.Reshape(near, flat) * inside
+        heard = op.Min(count - near, count - 1.0)
+        far = op.GatherElements(near, op.Cast(heard, to=7), axis=1) * inside
+        spread = op.Max(near, far)
+        changed = op.ReduceMax(op.Abs(spread - labels), keepdims=0) > 0.0
+        labels = op.Identity(spread)
+    first = op.Cast(op.Min(count - labels, count - 1.0), to=7)
+    areas = op.ScatterElements(op.Sub(inside, inside), first, inside, axis=1, reduction="add")
+    part = op.Cast(first == op.ArgMax(areas, axis=1), to=1) * inside
+    part = op.Reshape(part, shape)
+    columns = op.ReduceMax(part, op.Constant(value_ints=[1]), keepdims=0)
+    rows = op.ReduceMax(part, op.Constant(value_ints=[2]), keepdims=0)
+    ends = op.Concat(
+        op.ArgMax(columns, axis=1),
+        op.ArgMax(rows, axis=1),
+        op.ArgMax(columns, axis=1, select_last_index=1),
+        op.ArgMax(rows, axis=1, select_last_index=1),
+        axis=1,
+    )
+    return op.Cast(ends, to=1) * op.ReduceMax(columns, op.Constant(value_ints=[1]))
+
+
+TRANSLATIONS = {torch.ops.lightning_vos.components.default: labelled}

@@ -31,7 +31,7 @@ from lightning_vos.networks import locate
 from lightning_vos.quiet import quieten
 
 EXAMPLE = {"objects": 2, "slots": 3}  # sizes of the inputs that the exporter traces; 0 and 1 would count as fixed
-OPSET = 20  # the newest that torch.onnx.export recommends
+OPSET = 18  # that of the exporter's own functions; it converts to others afterwards
 
 
 def export(checkpoint: str, graph: str | Path, size: tuple[int, int], capacity: int | None = None) -> None:

@@ -48,7 +48,9 @@ def check_same(model: Any, graph: onnxruntime.InferenceSession, frames: Tensor, 
             found, *after = graph.run(None, {"frame": frames[:, t].numpy(), "mask": mask, **state})
             state = dict(zip(state, after, strict=True))
             torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-4, atol=1e-4)
-            assert torch.equal(torch.from_numpy(found).argmax(dim=1), expected.argmax(dim=1))
+            first, second = expected.topk(2, dim=1).values.unbind(dim=1)
+            clear = first - second > 1e-3  # an untrained network is in doubt about some pixels
+            assert torch.equal(torch.from_numpy(found).argmax(dim=1)[clear], expected.argmax(dim=1)[clear])
             stored.append(state["keys"].shape[1] if "keys" in state else 0)
             if "keys" in state:
                 assert state["frame_ids"][0].tolist() == model.bank.frame_ids

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 from onnxscript import BOOL, FLOAT, script
-from onnxscript import opset20 as op
+from onnxscript import opset18 as op
 from torch import Tensor
 
 from lightning_vos.frame_step import Entry, FrameStep, Given, State

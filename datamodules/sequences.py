@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
@@ -186,40 +186,43 @@ class TrainingSequences(Dataset[Clip]):
         """
         video = self.videos[key.index]
         rng = np.random.default_rng(key.seed)
-        frames: list[np.ndarray] = []
-        masks: list[np.ndarray] = []
-        times, first_labels = self._choose(video, key.max_skip, rng)
+        read = lru_cache(self.clip_length + FIRST_FRAME_TRIES)(video.without_void)  # each mask once
+        times = self._choose(video, key.max_skip, rng, read)
+        frames: dict[int, np.ndarray] = {}  # a short video is run back and forth
+        masks: dict[int, np.ndarray] = {}
         for t in times:
+            if t in frames:
+                continue
             frame = read_image(video.frames[t], self.transform.short_side)
-            if frames and frame.shape != frames[0].shape:
+            if frames and frame.shape != frames[times[0]].shape:
                 raise ValueError(f"{video.frames[t]}: its size differs from other frames of the video; make them equal")
-            frames.append(frame)
-            labels = video.without_void(t) if masks else first_labels
-            masks.append(resize_labels(labels, frame.shape[:2]))
-        return to_clip(*self.transform(frames, masks, rng), self.max_objects, rng)
+            frames[t], masks[t] = frame, resize_labels(read(t), frame.shape[:2])
+        clip = self.transform([frames[t] for t in times], [masks[t] for t in times], rng)
+        return to_clip(*clip, self.max_objects, rng)
 
-    def _choose(self, video: VideoFiles, max_skip: int, rng: np.random.Generator) -> tuple[list[int], np.ndarray]:
-        """Numbers of the clip's frames, and the labels of the first, which had to be read to choose it."""
+    def _choose(
+        self, video: VideoFiles, max_skip: int, rng: np.random.Generator, read: Callable[[int], np.ndarray]
+    ) -> list[int]:
+        """Numbers of the clip's frames; ``read`` gives the labels of one."""
         annotated = sorted(video.masks)
         stems = [video.frames[t].stem for t in annotated]
         clock = frame_numbers(stems) or annotated
         backwards = bool(rng.random() < 0.5)
         for _ in range(FIRST_FRAME_TRIES):
             chosen = _directed(clock, self.clip_length, max_skip, rng, backwards)
-            labels = video.without_void(annotated[chosen[0]])
+            labels = read(annotated[chosen[0]])
             areas = np.bincount(labels.ravel())
             if areas[1:].max(initial=0) >= VISIBLE * areas.sum():
-                return [annotated[i] for i in chosen], labels
+                return [annotated[i] for i in chosen]
         # Objects are rare or tiny here: start from the frame that shows most, towards the farther end.
         first = most = 0
         for i, t in enumerate(annotated):
-            shown = video.without_void(t)
-            if (area := np.count_nonzero(shown)) > most:
-                first, most, labels = i, area, shown
+            if (area := np.count_nonzero(read(t))) > most:
+                first, most = i, area
         if not most:
             raise ValueError(f"{video.masks[annotated[0]].parent}: no mask shows an object; remove the sequence")
         chosen = _directed(clock, self.clip_length, max_skip, rng, first > len(annotated) // 2, first)
-        return [annotated[i] for i in chosen], labels
+        return [annotated[i] for i in chosen]
 
 
 def _directed(

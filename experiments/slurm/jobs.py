@@ -25,6 +25,7 @@ STAGES = ("static", "video", "all")  # of a trial; all is video
 def stages(args: Namespace) -> int:
     """A job for each stage, each after the one before; the number of the last is printed."""
     name, after = experiment_of(args).name, args.after
+    args.options = _with_workers(args)
     for run in plan(args):
         job = Job(folder=run.folder, name=f"{name}-{run.stage}", command=run.command, after=after, **_asked(args))
         if args.only_print:
@@ -45,6 +46,7 @@ def agents(args: Namespace) -> int:
     if not args.sweep:
         raise ValueError("SWEEP is not set: give entity/project/id, as make sweep prints it")
     one_of("STAGE", args.stage, STAGES)
+    args.options = _with_workers(args)
     e, sweep = experiment_of(args), component(args.sweep.rpartition("/")[2], "sweep")
     settings = {
         "STAGE": "video" if args.stage == "all" else args.stage,
@@ -94,6 +96,11 @@ def trial(args: Namespace) -> int:
     with unfinished(script) as beside:
         write(beside, filled("trial.sh", run.folder, [*run.command, *tasks], values))
     become(["bash", script])
+
+
+def _with_workers(args: Namespace) -> list[str]:
+    """The options, below which the loaders have the cores that the process itself leaves them."""
+    return [f"--data.num_workers={max(1, args.cpus - 1)}", *args.options]
 
 
 def _asked(args: Namespace) -> dict[str, Any]:

@@ -139,6 +139,9 @@ def test_no_more_masks_are_decoded_than_needed(tmp_path: Path, opened: list[str]
     assert opened == []
     clips[ClipKey(0, 1, 0)]
     assert len(opened) == len(set(opened)) == 3  # the first one once, though it is looked at to choose the clip
+    opened.clear()
+    video_clips(tmp_path, clip_length=12)[ClipKey(0, 1, 0)]
+    assert len(opened) == len(set(opened)) < 12  # a short video is run back and forth
 
 
 def video_clips(root: Path, clip_length: int = 3, crop: int = 32, **arguments: Any) -> Any:

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from datamodules import transforms
-from datamodules.transforms import MEAN_COLOUR, VISIBLE, StaticTransform, VideoTransform, to_clip
+from datamodules.transforms import VISIBLE, StaticTransform, VideoTransform, to_clip
 
 CROP = 64
 OBJECT = (230, 30, 30)
@@ -82,17 +82,18 @@ def test_frames_of_a_clip_differ_and_share_the_clip_draw(transform: transforms.C
     assert 2 <= grey <= 24  # 10 expected
 
 
-def test_flip_and_grey_are_independent() -> None:
-    # With Compose.set_random_seed all parts of a Compose draw the same numbers, and grey clips are always flipped.
-    frame = np.zeros((64, 64, 3), dtype=np.uint8)
-    frame[:, :32, 0] = 250
+def test_flip_and_grey_are_independent(kind: type) -> None:
+    # Parts with generators of one seed draw the same numbers, and then grey clips are always flipped.
+    frame = np.zeros((32, 32, 3), dtype=np.uint8)
+    frame[:, :16, 0] = 250
     frame[..., 1] = 90
-    compose = VideoTransform(16).clip
-    grey_flips = []
+    transform, grey_flips = kind(16), []
     for seed in range(900):
-        out = transforms._seeded(compose, np.random.default_rng(seed))(images=frame[None], masks=frame[None, ..., 0])
-        if np.ptp(out["images"][0].astype(int), axis=-1).max() == 0:
-            grey_flips.append(bool(out["masks"][0, 8, -1] > out["masks"][0, 8, 0]))
+        frames, masks = transform.draw([frame], [frame[..., 0]], np.random.default_rng(seed))
+        middle = frames[0, 4:12, 4:12].astype(int)
+        if (masks[0, 4:12, 4:12] != 0).any() and np.ptp(middle, axis=-1).max() < 25:
+            columns = np.argwhere(masks[0] > 0)[:, 1].mean()
+            grey_flips.append(bool(columns > 7.5))
     assert len(grey_flips) > 20
     assert 0.2 < np.mean(grey_flips) < 0.8
 
@@ -123,16 +124,6 @@ def test_global_generators_are_neither_used_nor_moved(transform: transforms.Clip
     assert np.array_equal(seeded(1), seeded(2))
 
 
-def test_uncovered_pixels_are_mean_colour_and_background() -> None:
-    compose = VideoTransform(CROP).warp
-    white = np.full((80, 80, 3), 255, dtype=np.uint8)
-    out = transforms._seeded(compose, np.random.default_rng(1))(image=white, mask=np.ones((80, 80), dtype=np.uint8))
-    corners = out["image"][[0, 0, -1, -1], [0, -1, 0, -1]]
-    filled = (corners == MEAN_COLOUR).all(-1)
-    assert filled.any()
-    assert (out["mask"][[0, 0, -1, -1], [0, -1, 0, -1]] == ~filled).all()
-
-
 @pytest.mark.parametrize("corner", [(0, 0), (86, 126), (0, 126)])
 def test_a_small_object_in_a_corner_is_visible_in_frame_0(kind: type, corner: tuple[int, int]) -> None:
     frame, mask = scene()
@@ -157,8 +148,8 @@ def test_whole_pictures_are_not_cut(kind: type, shape: tuple[int, int]) -> None:
         assert frames.shape == (2, CROP, CROP, 3)
         assert not any(edge.any() for edge in (masks[:, 0], masks[:, -1], masks[:, :, 0], masks[:, :, -1]))
         areas += (masks.sum(axis=(1, 2)) / (mask.sum() * factor**2)).tolist()
-    assert min(areas) > 0.7  # scale 0.9, and what the spline presses together
-    assert max(areas) < 1.3
+    assert min(areas) > 0.6  # scale 0.9, and what the spline presses together
+    assert max(areas) < 1.6
     assert abs(np.mean(areas) - 1) < 0.08
 
 
@@ -216,7 +207,7 @@ def test_a_lone_tiny_object_is_kept() -> None:
 
 
 def test_spline_moves_points_a_few_percent() -> None:
-    spline = StaticTransform(CROP).frame.transforms[2]
+    spline = StaticTransform(CROP).spline.transforms[0]
     rows, columns = np.mgrid[:200, :200]
     moved = []
     for seed in range(30):

@@ -13,8 +13,10 @@ from tiny_runs import METHODS, ROOT, commands, planned
 
 from experiments.compose import Experiment, compose, from_static, predict, train
 from experiments.options import experiment_of, parse
-from experiments.plan import scored
+from experiments.plan import plan, scored
 from experiments.precision import PRECISIONS
+from experiments.resolve import resolve
+from experiments.slurm import jobs
 from lightning_vos import networks
 
 METHOD = "remn" if "remn" in METHODS else METHODS[0]
@@ -172,6 +174,22 @@ def test_predict_takes_the_newest_checkpoint(tmp_path: Path, monkeypatch: pytest
     assert "--data.direction=both" in words
 
 
+def test_predict_asks_what_serves_the_released_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(networks, "FOLDER", tmp_path)
+    for name in ("remn", "hmmn"):
+        (tmp_path / f"{name}.safetensors").touch()
+    for method, checkpoint, wanted in (
+        ("remn", "", ["remn"]),
+        ("remn", "remn", ["remn"]),
+        ("remn", "hmmn", ["hmmn"]),
+        ("remn", "./remn", []),
+    ):
+        words = predict(Experiment(method=method, checkpoint=checkpoint), "a.mp4", "m.png", "out").words
+        served = [Path(word) for word in words if word.endswith("released.yaml")]
+        assert [path.parent.name for path in served] == wanted
+        assert all(path.is_file() for path in served)
+
+
 def test_compare_takes_names_and_spaces() -> None:
     (command,) = commands("compare", "CKPTS='my run/a.ckpt' b=c.ckpt")
     assert command[:4] == ["my run/a.ckpt", "b=c.ckpt", "--out=runs/compare-demo", "--"]
@@ -206,3 +224,25 @@ def test_an_evaluation_is_needed_unless_the_second_stage_ended_with_one(tmp_path
         path.touch()
         os.utime(path, (1e9 - age, 1e9 - age))
         assert scored(e) is done
+
+
+@pytest.mark.parametrize(("cpus", "workers"), [("1", 1), ("2", 1), ("12", 11)])
+def test_cores_of_a_job_reach_its_loaders(cpus: str, workers: int, capsys: pytest.CaptureFixture[str]) -> None:
+    environ = {"METHOD": METHOD, "RECIPE": "small", "CPUS": cpus, "ARGS": "--model.lr=1", "PRECISION": "32-true"}
+    assert jobs.stages(parse(["slurm", "--stage=video", "--print"], environ)) == 0
+    script = capsys.readouterr().out
+    assert f"#SBATCH --cpus-per-task={cpus}\n" in script
+    # behind the files, of which recipes name a number too, and before what the user says
+    assert script.index("--config") < script.index(f"--data.num_workers={workers} ") < script.index("--model.lr=1")
+    assert jobs.agents(parse(["agents", "--sweep=me/suite/1", "--print"], environ)) == 0
+    assert f"ARGS=--data.num_workers={workers} --model.lr=1" in capsys.readouterr().out.replace("'", "")
+
+
+def test_the_user_s_own_number_of_loaders_wins() -> None:
+    args = parse(["slurm", "--stage=video"], {"METHOD": METHOD, "CPUS": "8", "ARGS": "--data.num_workers=3"})
+    args.options = jobs._with_workers(args)
+    (run,) = plan(args)
+    assert resolve(run)["data"]["init_args"]["num_workers"] == 3
+    args.options.pop()
+    (run,) = plan(args)
+    assert resolve(run)["data"]["init_args"]["num_workers"] == 7

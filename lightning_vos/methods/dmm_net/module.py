@@ -73,7 +73,8 @@ class DMMNet(VOSModule, DMMNetSegmenter):
         """The encoder may start from the detector, unless that run has trained an encoder."""
         if not self.trunk_from_detector or checkpoint["method"] != DMMNetProposals.__name__:
             return
-        self.encoder.trunk.load_state_dict(self.detector.net.backbone.body.state_dict())
+        body, trunk = self.detector.net.backbone.body.state_dict(), self.encoder.trunk
+        trunk.load_state_dict({name: body[name] for name in trunk.state_dict()})  # which may end earlier
 
     def shown(self, match: Match) -> Tensor:
         """With ``straight_through`` the heaviest proposal alone, whose gradient is that of the blend."""

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_vos.blocks.backbone import Stride
 from lightning_vos.blocks.normalization import Norm
 from lightning_vos.functional import intersection_over_union, merge_by_maximum, tight_boxes, to_float
 from lightning_vos.methods.dmm_net.boxes import paste_masks, pool, pool_masks
@@ -77,6 +78,8 @@ class DMMNetSegmenter(Segmenter):
         backbone_weights: ``imagenet``, the path of a state dict of the trunk, or null for a random start; with
             ``imagenet`` the detector's trunk starts so too, unless ``detector.weights`` are given.
         scratch_norm: of what is behind pretrained trunks and starts from scratch; null: as the trunks.
+        trunk_stride: of the encoder's deepest features of its own, 16 or 32; the detector's are always 32. See
+            :class:`~lightning_vos.methods.dmm_net.encoder.Encoder`.
         dim: width of skips and decoder at strides 32 and 16.
         matching_dim: channels that each of the four levels contributes to the feature of a proposal.
         detector: where the proposals come from.
@@ -93,6 +96,7 @@ class DMMNetSegmenter(Segmenter):
         norm: Norm = "frozen_batch",
         backbone_weights: str | None = None,
         scratch_norm: Norm | None = None,
+        trunk_stride: Stride = 32,
         dim: int = 128,
         matching_dim: int = 128,
         detector: DetectorSettings = DetectorSettings(),
@@ -108,7 +112,7 @@ class DMMNetSegmenter(Segmenter):
 
         imagenet = backbone_weights == "imagenet" and detector.weights is None
         self.detector = Detector(detector, norm, "imagenet" if imagenet else None, scratch_norm)
-        self.encoder = Encoder(trunk, norm, backbone_weights, dim, matching_dim, scratch_norm)
+        self.encoder = Encoder(trunk, norm, backbone_weights, dim, matching_dim, scratch_norm, trunk_stride)
         self.matcher: nn.Module = Matcher(matching)
         self.decoder = Decoder(dim, decoder)
         self.state = MatchState()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -182,21 +183,41 @@ def test_what_a_stage_trains(trains: str) -> None:
     assert len(chosen) == sum(parameter.requires_grad for parameter in model.parameters())
 
 
+@pytest.mark.parametrize("trunk_stride", [16, 32])
 @pytest.mark.parametrize(("before", "copied"), [("DMMNetProposals", True), ("DMMNet", False), (None, False)])
 def test_the_encoder_starts_from_the_detector_where_none_was_trained(
-    before: str | None, copied: bool, tmp_path: Path
+    before: str | None, copied: bool, trunk_stride: int, tmp_path: Path
 ) -> None:
-    given = small("DMMNet", seed=1) if before == "DMMNet" else first_stage(seed=1)
+    stage = partial(small, "DMMNet") if before == "DMMNet" else first_stage
+    given = stage(seed=1, trunk_stride=trunk_stride)
     path = tmp_path / "stage.ckpt"
     official.save_checkpoint(given, str(path))
-    model = small("DMMNet", trunk_from_detector=True, weights=str(path) if before else None)
+    weights = str(path) if before else None
+    model = small("DMMNet", trunk_from_detector=True, trunk_stride=trunk_stride, weights=weights)
     model.configure_model()
     trunk, body = model.encoder.trunk, model.detector.net.backbone.body
     assert torch.equal(trunk.stem[0].weight, body.stem[0].weight) == copied
-    assert torch.equal(trunk.layer4[0].conv1.weight, body.layer4[0].conv1.weight) == copied
+    assert torch.equal(trunk.layer3[0].conv1.weight, body.layer3[0].conv1.weight) == copied
+    if trunk_stride == 32:
+        assert torch.equal(trunk.layer4[0].conv1.weight, body.layer4[0].conv1.weight) == copied
     if before:
         assert torch.equal(body.stem[0].weight, given.detector.net.backbone.body.stem[0].weight)
         assert torch.equal(trunk.stem[0].weight, given.encoder.trunk.stem[0].weight) != copied
+
+
+@pytest.mark.parametrize("trunk_stride", [8, 16])
+def test_a_shorter_trunk_gives_means_at_stride_32(trunk_stride: int) -> None:
+    if trunk_stride == 8:
+        with pytest.raises(ValueError, match="trunk_stride=8"):
+            small("DMMNet", trunk_stride=trunk_stride)
+        return
+    encoder = small("DMMNet", trunk_stride=trunk_stride).eval().double().encoder
+    image = torch.randn(2, 3, 64, 96, dtype=torch.float64)
+    deepest = encoder.trunk(image).f16
+    means = torch.stack([deepest[..., i::2, j::2] for i in (0, 1) for j in (0, 1)]).mean(0)
+    for branches, maps in zip((encoder.skips, encoder.matching), encoder(image), strict=True):
+        torch.testing.assert_close(maps[0], branches[0](means))
+        torch.testing.assert_close(maps[1], branches[1](deepest))
 
 
 def test_teacher_is_the_truth_at_first_and_a_draw_later(monkeypatch: pytest.MonkeyPatch) -> None:

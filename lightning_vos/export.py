@@ -61,7 +61,7 @@ def export(checkpoint: str, graph: str | Path, size: tuple[int, int], capacity: 
     with unfinished(graph) as beside:
         program = traced(step, translations)
         program.model.metadata_props.update(
-            network=saved["network"], size=json.dumps(size), torch=torch.__version__, stride=str(model.stride)
+            network=saved["network"], size=f"{size[0]}x{size[1]}", torch=torch.__version__
         )
         program.save(beside, external_data=False)
 

@@ -62,17 +62,18 @@ class SiamDynStep(FrameStep):
         )
         moved, lost = moved.unflattened(lost.unsqueeze(0).shape), lost.unsqueeze(0) & given.present
 
-        def start(image: Tensor, mask: Tensor, locate: Tensor, describe: Tensor) -> tuple[Tensor, ...]:
-            start, _, template = model.templates(image, mask)
-            return *start, *(part.contiguous() for part in template)
+        # Windows are cut on every frame: within the branch the exporter of torch 2.14 gets them wrong.
+        target, _, windows = model.template_windows(query.image, given.mask)
 
-        def nothing(image: Tensor, mask: Tensor, locate: Tensor, describe: Tensor) -> tuple[Tensor, ...]:
-            place = image.new_zeros(1, mask.shape[1], 2)
-            return place, place.clone(), torch.zeros_like(locate), torch.zeros_like(describe)
+        def start(windows: Tensor, locate: Tensor, describe: Tensor) -> tuple[Tensor, ...]:
+            return tuple(part.unsqueeze(0).contiguous() for part in model.network.template(windows))
+
+        def nothing(windows: Tensor, locate: Tensor, describe: Tensor) -> tuple[Tensor, ...]:
+            return torch.zeros_like(locate), torch.zeros_like(describe)
 
         kernels = (state["locate"], state["describe"])
-        centre, size, *templates = torch.cond(given.any, start, nothing, (query.image, given.mask, *kernels))
-        target = Target(centre, size).where(given.objects, moved)
+        templates = torch.cond(given.any, start, nothing, (windows, *kernels))
+        target = target.where(given.objects | given.first, moved)
         new = given.new[..., None, None, None]
         locate, describe = (torch.where(new, ours, old) for ours, old in zip(templates, kernels, strict=True))
         after = {"locate": locate, "describe": describe, "centre": target.centre, "size": target.size}

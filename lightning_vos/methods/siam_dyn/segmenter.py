@@ -191,16 +191,17 @@ class SiamDynSegmenter(Segmenter):
 
     def _start(self, image: Tensor, given: Tensor) -> None:
         """Make templates of the objects whose mask is given here first; move older ones to what is given of them."""
-        target, seen, template = self.templates(image, given)
+        target, seen, windows = self.template_windows(image, given)
+        template = self.network.template(windows).unflattened(seen.shape)
         self.state.start(template, target, self.tracks.new)
         self.state.target = target.where(seen, self.state.target)  # also where an older object is corrected
 
-    def templates(self, image: Tensor, given: Tensor) -> tuple[Target, Tensor, Template]:
-        """Of masks ``(B, K, H, W)``: targets, whether there is any pixel, and templates, all ``(B, K)``."""
+    def template_windows(self, image: Tensor, given: Tensor) -> tuple[Target, Tensor, Tensor]:
+        """Of masks ``(B, K, H, W)``: targets and whether there is any pixel, ``(B, K)``, and windows, ``(B * K, ...)``."""
         target, seen = target_of(given > 0.5)
         target = target.to(to_float(image).dtype).clamped(_size(image))
         windows = crop_templates(image, given, target, self.unit, masked=self.masked_template, marked=self.mask_input)
-        return target, seen, self.network.template(self.as_input(windows)).unflattened(seen.shape)
+        return target, seen, self.as_input(windows)
 
     def found(self, merged: Tensor, target: Target) -> Tensor:
         """Where objects ``(B, K, H, W)`` are the most probable, in the windows around targets: ``(B, K, m, m)``."""

@@ -34,8 +34,7 @@ def write_labels(path: Path, labels: np.ndarray) -> None:
 def resize(labels: np.ndarray, height: int, width: int) -> np.ndarray:
     """The nearest label of each pixel's middle."""
     rows, columns = (
-        ((np.arange(new) + 0.5) * old / new).astype(int)
-        for new, old in zip((height, width), labels.shape, strict=True)
+        ((np.arange(new) + 0.5) * old / new).astype(int) for new, old in zip((height, width), labels.shape, strict=True)
     )
     return labels[rows[:, None], columns]
 

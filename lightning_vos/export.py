@@ -82,7 +82,7 @@ def frame_step(model: Any, size: tuple[int, int], what: str) -> tuple[FrameStep,
         folders = pkgutil.iter_modules(methods.__path__)
         able = [name for _, name, _ in folders if find_spec(f"{methods.__name__}.{name}.export")]
         raise ValueError(
-            f"{what}: {type(model).__name__} cannot be exported, as {package} has no module `export`; give a network of "
+            f"{what}: {type(model).__name__} cannot be exported, {package} has no module `export`; give a network of "
             f"{' or '.join(able)}"
         )
     module = import_module(f"{package}.export")
@@ -99,7 +99,7 @@ def _is_step(value: object) -> bool:
 
 @torch.no_grad()
 def traced(step: FrameStep, translations: Mapping[Any, Any]) -> torch.onnx.ONNXProgram:
-    """The graph of a frame, whose inputs are ``frame``, ``mask`` and the state, and its outputs ``logits`` and the state.
+    """The graph of a frame: inputs ``frame``, ``mask`` and the state, outputs ``logits`` and the state.
 
     Args:
         step: see there.

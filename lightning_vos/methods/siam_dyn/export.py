@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from onnxscript import BOOL, FLOAT, script
-from onnxscript import opset18 as op
 from torch import Tensor
 
 from lightning_vos.frame_step import Entry, FrameStep, Given, State
 from lightning_vos.functional import to_float
 from lightning_vos.methods.siam_dyn.cells import KEPT
+from lightning_vos.methods.siam_dyn.components import labelled
 from lightning_vos.methods.siam_dyn.correlation import Template
 from lightning_vos.methods.siam_dyn.crop import paste_windows
 from lightning_vos.methods.siam_dyn.segmenter import Search, SiamDynSegmenter, largest
@@ -58,7 +57,14 @@ class SiamDynStep(FrameStep):
         won = model.in_windows(largest(objects), one) if model.tracking.compete else None
         _, choice = search = query.search
         moved, lost = follow(
-            one, choice, search.windows, model.unit, self.padded, model.tracking, won, torch.ops.lightning_vos.components
+            one,
+            choice,
+            search.windows,
+            model.unit,
+            self.padded,
+            model.tracking,
+            won,
+            torch.ops.lightning_vos.components,
         )
         moved, lost = moved.unflattened(lost.unsqueeze(0).shape), lost.unsqueeze(0) & given.present
 
@@ -90,44 +96,6 @@ def components(masks: Tensor) -> Tensor:
 @components.register_fake
 def _(masks: Tensor) -> Tensor:
     return masks.new_empty((masks.shape[0], 4), dtype=torch.float32)
-
-
-@script()
-def labelled(masks: BOOL["n", "h", "w"]) -> FLOAT["n", 4]:  # noqa: F821
-    """Boxes of the largest 8-connected parts: every pixel takes the first pixel of its part that it hears of.
-
-    A pixel's number counts down in reading order; the largest one spreads to its neighbours, and jumps to where that
-    pixel itself has heard of a larger one, until nothing changes.
-    """
-    shape = op.Shape(masks)
-    flat = op.Concat(shape[0:1], op.Constant(value_ints=[-1]), axis=0)
-    planes = op.Concat(shape[0:1], op.Constant(value_ints=[1]), shape[1:3], axis=0)
-    inside = op.Cast(op.Reshape(masks, flat), to=1)
-    count = op.Cast(shape[1] * shape[2], to=1)
-    labels = inside * (count - op.Range(0.0, count, 1.0))
-    changed = op.Constant(value_int=1) == op.Constant(value_int=1)
-    while changed:
-        near = op.MaxPool(op.Reshape(labels, planes), kernel_shape=[3, 3], pads=[1, 1, 1, 1])
-        near = op.Reshape(near, flat) * inside
-        heard = op.Min(count - near, count - 1.0)
-        far = op.GatherElements(near, op.Cast(heard, to=7), axis=1) * inside
-        spread = op.Max(near, far)
-        changed = op.ReduceMax(op.Abs(spread - labels), keepdims=0) > 0.0
-        labels = op.Identity(spread)
-    first = op.Cast(op.Min(count - labels, count - 1.0), to=7)
-    areas = op.ScatterElements(op.Sub(inside, inside), first, inside, axis=1, reduction="add")
-    part = op.Cast(first == op.ArgMax(areas, axis=1), to=1) * inside
-    part = op.Reshape(part, shape)
-    columns = op.ReduceMax(part, op.Constant(value_ints=[1]), keepdims=0)
-    rows = op.ReduceMax(part, op.Constant(value_ints=[2]), keepdims=0)
-    ends = op.Concat(
-        op.ArgMax(columns, axis=1),
-        op.ArgMax(rows, axis=1),
-        op.ArgMax(columns, axis=1, select_last_index=1),
-        op.ArgMax(rows, axis=1, select_last_index=1),
-        axis=1,
-    )
-    return op.Cast(ends, to=1) * op.ReduceMax(columns, op.Constant(value_ints=[1]))
 
 
 TRANSLATIONS = {torch.ops.lightning_vos.components.default: labelled}

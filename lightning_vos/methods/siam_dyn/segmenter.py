@@ -197,7 +197,7 @@ class SiamDynSegmenter(Segmenter):
         self.state.target = target.where(seen, self.state.target)  # also where an older object is corrected
 
     def template_windows(self, image: Tensor, given: Tensor) -> tuple[Target, Tensor, Tensor]:
-        """Of masks ``(B, K, H, W)``: targets and whether there is any pixel, ``(B, K)``, and windows, ``(B * K, ...)``."""
+        """Of masks ``(B, K, H, W)``: targets ``(B, K)``, whether there is any pixel, and windows ``(B * K, ...)``."""
         target, seen = target_of(given > 0.5)
         target = target.to(to_float(image).dtype).clamped(_size(image))
         windows = crop_templates(image, given, target, self.unit, masked=self.masked_template, marked=self.mask_input)

@@ -1,7 +1,7 @@
 """A trained network as an ONNX graph: ``python -m lightning_vos.export last.ckpt remn.onnx --size 480x854``.
 
 One graph, one frame: what :meth:`Segmenter.step` takes and gives, with the state of the sequence as inputs and outputs.
-``docs/predict.md`` says how to run it, ``benchmarks/onnx_video.py`` is a whole program.
+``docs/predict.md`` says how to run it, ``docs/onnx_video.py`` is a whole program.
 
 A method can be exported if its package has a module ``export`` that holds one class derived from
 :class:`~lightning_vos.frame_step.FrameStep`.

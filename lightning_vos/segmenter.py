@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_vos.blocks.folding import folded_norms
 from lightning_vos.functional import aggregate, pad_to_stride, to_float, unpad
 from lightning_vos.memory import SequenceState
 from lightning_vos.tracks import Tracks
@@ -99,6 +100,9 @@ class Segmenter(nn.Module):
     def sequence(self) -> Iterator[None]:
         """The life of one sequence's state: empty before, empty after, also after an exception.
 
+        In eval mode batch norms are part of the filters before them meanwhile; so weights that are loaded within count
+        from the next sequence on.
+
         Raises:
             RuntimeError: inside another sequence of the same module: it holds the state of one.
         """
@@ -109,7 +113,8 @@ class Segmenter(nn.Module):
             state.reset()
         self._running = True
         try:
-            yield
+            with folded_norms(self):
+                yield
         finally:
             self._running = False
             for state in states:

@@ -43,7 +43,7 @@ class ResBlock(nn.Module):
             if isinstance(self.skip, nn.Conv2d):
                 skip = conv_objects(self.skip, x, conv_frame(self.skip, frame))
             else:
-                skip = torch.cat([x, per_object(frame, len(x) // len(frame))], dim=1)
+                skip = torch.cat([x, per_object(frame, x.shape[0] // frame.shape[0])], dim=1)
             return self.conv2(F.relu(inner, inplace=True)).add_(skip)
         # In place where no gradient needs what was there: a new map for every sum costs a tenth of a frame.
         return self.conv2(F.relu(self.conv1(F.relu(x)), inplace=True)).add_(self.skip(x))

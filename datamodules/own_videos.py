@@ -168,7 +168,8 @@ class _Take:
             _video(self, index, range(last + 1), {}, movie.reader()),
             tuple(_video(self, index, order, prompts, read) for order in orders),
             movie.seconds,
-            identity=_identity(movie, prompts, orders, settings.short_side),
+            identity=_identity(movie.identity, movie.size, settings.short_side, prompts, orders),
+            prefix=partial(_identity, movie.identity, movie.size, settings.short_side, prompts, orders),
             given=prompts.words,
             problems=problems,
         )
@@ -231,10 +232,21 @@ def _no_target(t: int) -> None:
     return None
 
 
-def _identity(movie: Movie, prompts: Prompts, orders: Sequence[range], short_side: int | None) -> str:
-    digest = hashlib.sha256(f"{movie.identity} {movie.size} {orders} {short_side}".encode())
+def _identity(
+    files: str,
+    size: tuple[int, int],
+    short_side: int | None,
+    prompts: Prompts,
+    orders: Sequence[range],
+    number: int | None = None,
+    end: int = 0,
+) -> str:
+    """Of a prediction; with ``number`` of what it sees before frame ``end`` of that pass."""
+    seen = [*orders] if number is None else [*orders[:number], orders[number][:end]]
+    digest = hashlib.sha256(f"{files} {size} {orders} {short_side}".encode())
     for t in sorted(prompts):
-        digest.update(f"{t} {prompts[t].shape}".encode() + prompts[t].tobytes())
+        if number is None or any(t in order for order in seen):
+            digest.update(f"{t} {prompts[t].shape}".encode() + prompts[t].tobytes())
     return digest.hexdigest()
 
 

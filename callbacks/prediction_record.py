@@ -17,7 +17,6 @@ from lightning_vos import checksum
 from lightning_vos.atomic import unfinished
 from lightning_vos.results_folder import ResultsFolder
 
-
 Place = tuple[int, int]  # number of a pass, and of a frame in it
 Fingerprint = Callable[[Place | None], str]
 
@@ -147,7 +146,9 @@ class PredictionRecord:
             saved: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
         except (FileNotFoundError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError):
             return None
-        return saved if saved.get("fingerprint") == self.fingerprint(place) and self._intact(saved["checksums"]) else None
+        return (
+            saved if saved.get("fingerprint") == self.fingerprint(place) and self._intact(saved["checksums"]) else None
+        )
 
     def _sweep(self) -> None:
         """Remove what was being written when an earlier prediction was killed."""
@@ -182,9 +183,7 @@ def thinned(places: list[Place], keep: int) -> list[Place]:
         frames = [t for other, t in places if other == number]
         while len(frames) > keep:
             gaps = [0, *frames]  # before the first one lies the start
-            spare = min(
-                range(len(frames) - 1), key=lambda i: (frames[i + 1] - gaps[i]) / (frames[-1] - frames[i])
-            )
+            spare = min(range(len(frames) - 1), key=lambda i: (frames[i + 1] - gaps[i]) / (frames[-1] - frames[i]))
             del frames[spare]
         kept += [(number, t) for t in frames]
     return kept

@@ -103,7 +103,7 @@ def test_snapshots_thin_out_with_their_age() -> None:
     frames = [t for _, t in places]
     assert len(frames) == 10
     assert frames[-3:] == [9960, 9980, 10_000]
-    assert frames[0] < 5000
+    assert 4000 < frames[0] < 6000
     gaps = np.diff(frames)
     assert (gaps[:-1] >= gaps[1:]).all()
     assert thinned([(0, 20), (0, 40), (1, 20)], 1) == [(1, 20)]

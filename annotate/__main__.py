@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import secrets
+import signal
 import socket
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 
 import uvicorn
 
@@ -40,7 +43,9 @@ def main(words: Sequence[str] | None = None) -> None:
             port, token = sock.getsockname()[1], secrets.token_urlsafe(16)
             print(f"http://127.0.0.1:{port}/{token}/  (masks go to {out}; Ctrl-C ends)", flush=True)
             config = uvicorn.Config(application(session, token, port), log_level="warning", access_log=False)
-            uvicorn.Server(config).run(sockets=[sock])
+            signal.signal(signal.SIGTERM, _leave)  # uvicorn closes first, and then sends itself the signal again
+            with suppress(KeyboardInterrupt):
+                uvicorn.Server(config).run(sockets=[sock])
         finally:
             session.close()
 
@@ -69,6 +74,10 @@ def begin(session: Session, mask: str, predict: Sequence[str]) -> None:
     for t, labels in given.items():
         session.give(t, labels)
     print(given.words, flush=True)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
 
 
 def _listening(port: int) -> socket.socket:

@@ -37,12 +37,17 @@ class Propagation:
     def __init__(self, words: Sequence[str]) -> None:
         self.words = [*words]
         self._running: _Worker | None = None
-        self._next: _Worker | None = _Worker()
+        self._next: _Worker | None = None
 
     @property
     def running(self) -> bool:
         """Whether a prediction has been started and its end not been told."""
         return self._running is not None
+
+    def prepare(self) -> None:
+        """Let the process of the next prediction import what it needs."""
+        if self._next is None:
+            self._next = _Worker()
 
     def start(self, *options: str) -> None:
         """Start a prediction with further options.
@@ -68,7 +73,8 @@ class Propagation:
             return None
         problem = "" if status == 0 or status in _STOPPED else self._running.problem()
         self._running.close()
-        self._running, self._next = None, _Worker()
+        self._running = None
+        self.prepare()
         return Ended(status in _STOPPED, problem)
 
     def close(self) -> None:

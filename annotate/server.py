@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,7 @@ async def _json(request: Request) -> dict[str, Any]:
 
 async def _open(request: Request) -> Response:
     session = _session(request)
+    session.propagation.prepare()
     session.tab = secrets.token_hex(8)
     height, width = session.movie.size
     about = {
@@ -170,7 +172,8 @@ async def _grow(request: Request) -> Response:
     id_, width = int(said["object"]), int(said["width"])
     if not 1 <= id_ <= 254 or not 1 <= width <= 1000:
         raise ValueError(f"object {id_}, width {width}: ids are 1 to 254, widths 1 to 1000")
-    labels = await run_in_threadpool(_session(request).grow, _number(request), id_, *strokes, width)
+    grown = partial(_session(request).grow, _number(request), id_, strokes[0], strokes[1], width)
+    labels = await run_in_threadpool(grown)
     return _ids(labels)
 
 

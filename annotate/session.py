@@ -1,4 +1,4 @@
-"""One video that is annotated: what is given, what was predicted, what is running, and what of it the page must know."""
+"""One video that is annotated: what is given, what was predicted, what is running, and what the page must know."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from lightning_vos.atomic import unfinished
 from lightning_vos.results_folder import ResultsFolder
 
 DIRECTIONS = ("forward", "backward", "both")
+_DONE = {"propagate": "every mask is up to date", "export": "overlays, alpha and rle are written"}
 EXPORTS = ("--trainer.callbacks.alpha=true", "--trainer.callbacks.rle=true")
 
 
@@ -54,9 +55,10 @@ class Session:
         self.results = ResultsFolder(out)
         self.direction, self.changed = direction, set[int]()  # frames whose given masks no prediction has seen
         self.tab = ""  # the page that may change something
-        self.message = ""
+        self.message, self.failed = "", False
         self._lock = threading.RLock()
-        self._running, self._until, self._seen = "", None, 0
+        self._running, self._seen = "", 0
+        self._until: int | None = None
         self._at = 0
         self._present: set[int] = set()
         self._log: list[int] = []  # frames of which something has changed, in turn
@@ -153,6 +155,7 @@ class Session:
                 "fps": report.fps,
                 "at": self._at,
                 "message": self.message,
+                "failed": self.failed,
                 "changed": sorted(self.changed),
                 "direction": self.direction,
                 "complete": self.complete and not self._running,
@@ -201,7 +204,8 @@ class Session:
             self._look_at_masks()
         if ended is not None:
             what, self._running, self._until = self._running, "", None
-            self.message = ended.problem or ("stopped" if ended.stopped else f"{what} is complete")
+            self.failed = bool(ended.problem)
+            self.message = ended.problem or ("stopped" if ended.stopped else _DONE[what])
             self._look_at_masks()
 
     def _look_at_masks(self) -> None:

@@ -35,9 +35,8 @@ class MaskWriter(FrameCallback):
 
     The same prediction once more goes on where it was interrupted, at the last snapshot, after a look at every mask
     that is there, and leaves a finished video alone; the files are the same to the last byte (on the same device).
-    With other weights or settings it starts over, with other given masks at the last snapshot before the first frame that
-    they change. While a video is segmented its folder belongs to this
-    process alone.
+    With other weights or settings it starts over, with other given masks at the last snapshot before the first frame
+    that they change. While a video is segmented its folder belongs to this process alone.
 
     Args:
         snapshot_every: frames between two snapshots of the model's state.

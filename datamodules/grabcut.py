@@ -106,7 +106,7 @@ def _cut(frame: np.ndarray, seeds: np.ndarray, window: Box) -> np.ndarray:
     if foreground.any() and not foreground.all():
         cv2.setRNGSeed(0)  # the clusters that it begins with are drawn: the same picture gives the same mask
         models = np.zeros((2, 1, 65))
-        cv2.grabCut(picture, inside, None, models[0], models[1], ITERATIONS, cv2.GC_INIT_WITH_MASK)
+        cv2.grabCut(picture, inside, (0, 0, 1, 1), models[0], models[1], ITERATIONS, cv2.GC_INIT_WITH_MASK)
         foreground = np.isin(inside, (cv2.GC_FGD, cv2.GC_PR_FGD))
     large = cv2.resize(foreground.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
     result[place] = large > 0.5

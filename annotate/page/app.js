@@ -212,10 +212,7 @@ function showRun(was) {
   else if (running) {
     const left = fps ? `, ${Math.ceil((total - done) / fps)} s left` : "";
     say(`${done} of ${total} frames, ${fps.toFixed(1)} a second${left}`);
-  } else if (was.running) {
-    const text = state.message === "export is complete" ? `overlays, alpha and rle are in ${about.out}` : state.message;
-    say(text, !/complete|stopped|overlays/.test(text));
-  }
+  } else if (was.running) say(state.message, state.failed);
 }
 
 // ---------------------------------------------------------------- buttons and keys

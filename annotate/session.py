@@ -117,8 +117,10 @@ class Session:
         """
         if direction not in DIRECTIONS:
             raise ValueError(f"direction={direction}: give one of {', '.join(DIRECTIONS)}")
-        self.direction, self._until = direction, until
-        self._start("propagate", f"--config={self.config}")
+        with self._lock:
+            self._check_idle()
+            self.direction, self._until = direction, until
+            self._start("propagate", f"--config={self.config}")
 
     def export(self) -> None:
         """Start to write overlay, mattes and run-length codes of the masks.
@@ -177,12 +179,15 @@ class Session:
 
     # ---------------------------------------------------------------- inside
 
+    def _check_idle(self) -> None:
+        if self.propagation.running:
+            raise Refused("masks are being propagated already")
+        if not self.given.ids:
+            raise Refused("no object is given; paint one on any frame, then propagate")
+
     def _start(self, what: str, *options: str) -> None:
         with self._lock:
-            if self.propagation.running:
-                raise Refused("masks are being propagated already")
-            if not self.given.ids:
-                raise Refused("no object is given; paint one on any frame, then propagate")
+            self._check_idle()
             self._seen, self.message = self.report.starts, ""
             if what == "propagate" and self.changed:
                 (self.out / "overlays" / f"{self.name}.mp4").unlink(missing_ok=True)  # of masks that change

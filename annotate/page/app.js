@@ -213,6 +213,8 @@ function showRun(was) {
     const left = fps ? `, ${Math.ceil((total - done) / fps)} s left` : "";
     say(`${done} of ${total} frames, ${fps.toFixed(1)} a second${left}`);
   } else if (was.running) say(state.message, state.failed);
+  else if (state.changed.length > was.changed.length) say("masks from before the change remain until you propagate");
+  if (!running && state.changed.length) $("progress").value = 0;
 }
 
 // ---------------------------------------------------------------- buttons and keys

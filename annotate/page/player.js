@@ -2,6 +2,8 @@
 
 import * as api from "./api.js";
 
+const NEAR = 3; // frames: who goes no farther is about to go on
+
 export class Player {
   // `shown(t)` is called with every frame that is on the canvas, `failed(error)` where one cannot be
   constructor({ view, labels, frames, saver, seconds, shown, failed }) {
@@ -19,7 +21,7 @@ export class Player {
 
   // Show a frame; resolves when the one asked for last is there.
   go(t, again = false) {
-    const step = Math.sign(t - this.wanted) || 1;
+    const step = Math.abs(t - this.wanted) > NEAR ? 0 : Math.sign(t - this.wanted);
     this.wanted = Math.max(0, Math.min(this.frames.count - 1, t));
     this.stale ||= again;
     this.loading ??= this.load(step).finally(() => (this.loading = null));
@@ -47,7 +49,7 @@ export class Player {
       this.view.draw();
       this.shown(t);
     }
-    this.frames.ahead(this.t, step);
+    if (step) this.frames.ahead(this.t, step);
   }
 
   async play() {

@@ -15,6 +15,8 @@ from callbacks.prediction_record import thinned
 from lightning_vos.frame_callback import FrameCallback
 from lightning_vos.video import Video
 
+pytestmark = pytest.mark.slow
+
 FRAMES = 12
 
 

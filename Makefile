@@ -1,7 +1,7 @@
 # Lightning VOS. `make help` lists the targets. What a run is, experiments/ knows: each target here is a command of
 # `python -m experiments`, which takes these variables from the environment, prints what it runs and becomes it.
 
-VARIABLES := METHOD DATA DATA_ROOT STAGE RECIPE EXPERIMENTS RUN RUNS CKPT CKPTS WEIGHTS PRECISION ARGS VIDEO MASK OUT DIRECTION \
+VARIABLES := METHOD DATA DATA_ROOT STAGE RECIPE EXPERIMENTS RUN RUNS CKPT CKPTS WEIGHTS PRECISION ARGS VIDEO MASK OUT DIRECTION PORT \
 	NODES GPUS DEVICES CPUS TIME PARTITION NOTICE AFTER SBATCH SWEEP COUNT AGENT
 # as they were typed: what looks like a variable of Make or of the shell in a path is none; those that come from the
 # environment are handed on untouched by Make itself, so nothing here may expand one
@@ -12,14 +12,14 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 run    := $(BIN)/python -m experiments
 
-.PHONY: help train static video online eval predict compare submission check-data command check slurm sweep agents sync \
+.PHONY: help train static video online eval predict annotate compare submission check-data command check slurm sweep agents sync \
 	test test-fast coverage lint format clean
 .DEFAULT_GOAL := help
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
 	@echo "  variables: METHOD=remn DATA=demo DATA_ROOT=data STAGE=all RECIPE=\"small demo\" RUN=... CKPT=... ARGS=\"--model.lr=2e-5 ...\""
-	@echo "  and WEIGHTS RUNS PRECISION EXPERIMENTS; predict: VIDEO MASK OUT DIRECTION; compare: CKPTS; slurm: NODES GPUS CPUS TIME"
+	@echo "  and WEIGHTS RUNS PRECISION EXPERIMENTS; predict, annotate: VIDEO MASK OUT DIRECTION; compare: CKPTS; slurm: NODES GPUS CPUS TIME"
 	@echo "  PARTITION AFTER SBATCH; $(run) slurm --help, for example, says what they mean"
 
 $(VENV)/installed: requirements.txt
@@ -48,11 +48,12 @@ sweep: ## register experiments/METHOD/sweep.yaml at W&B
 agents: ## submit an array of COUNT trials of SWEEP=entity/project/id; NODES, GPUS, ... are those of a trial
 sync: ## upload what was logged offline; several parts of a run become one
 predict: ## masks and overlay of VIDEO from MASK, to OUT; DIRECTION=forward|backward|both; CKPT: METHOD's released network, else its newest
+annotate: ## a page in the browser: paint masks of VIDEO (or begin with MASK), propagate, mend; to OUT as predict; PORT
 compare: ## evaluate CKPTS="a.ckpt b.ckpt remn ..." of any methods on DATA under one protocol: tables and a page
 submission: ## masks of CKPT for the server of DATA (experiments/submission), zipped and checked
 check-data: ## open every frame and mask of DATA, name what is wrong
 command: # what STAGE would run, for scripts
-static video online eval check slurm sweep agents sync predict compare submission check-data command: $(VENV)/installed
+static video online eval check slurm sweep agents sync predict annotate compare submission check-data command: $(VENV)/installed
 	@$(run) $@
 
 # the same as experiments/launch.py gives to a run

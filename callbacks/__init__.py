@@ -12,6 +12,7 @@ from callbacks.mask_exports import MaskExports
 from callbacks.mask_images import MaskImages
 from callbacks.mask_png import save_palette_png
 from callbacks.mask_writer import MaskWriter
+from callbacks.object_report import ObjectReport
 from callbacks.overlay_video import OverlayVideo
 from callbacks.prediction_progress import PredictionProgress
 from callbacks.progress_lines import ProgressBar, ProgressLines
@@ -34,6 +35,7 @@ __all__ = [
     "MaskExports",
     "MaskImages",
     "MaskWriter",
+    "ObjectReport",
     "OverlayVideo",
     "PredictionProgress",
     "ProgressBar",

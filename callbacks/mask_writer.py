@@ -18,7 +18,7 @@ from rich.console import Console
 from torch import Tensor
 
 from callbacks.mask_png import labels_to_save, palette_image
-from callbacks.prediction_record import PredictionRecord
+from callbacks.prediction_record import Place, PredictionRecord
 from lightning_vos.frame_callback import FrameCallback
 from lightning_vos.lease import Lease
 from lightning_vos.module import VOSModule
@@ -35,21 +35,24 @@ class MaskWriter(FrameCallback):
 
     The same prediction once more goes on where it was interrupted, at the last snapshot, after a look at every mask
     that is there, and leaves a finished video alone; the files are the same to the last byte (on the same device).
-    With other weights, settings or given masks it starts over. While a video is segmented its folder belongs to this
-    process alone.
+    With other weights or settings it starts over, with other given masks at the last snapshot before the first frame
+    that they change. While a video is segmented its folder belongs to this process alone.
 
     Args:
         snapshot_every: frames between two snapshots of the model's state.
+        snapshots: how many are kept of each pass. More than one are kept also when the video is complete, closer
+            together the newer they are: so a given mask may change and only what comes after it is done again.
         output_dir: ``None``: the trainer's ``default_root_dir``.
 
     Raises:
-        ValueError: if ``snapshot_every`` is below 1.
+        ValueError: if ``snapshot_every`` or ``snapshots`` is below 1.
     """
 
-    def __init__(self, snapshot_every: int = 100, output_dir: str | None = None) -> None:
-        if snapshot_every < 1:
-            raise ValueError(f"MaskWriter(snapshot_every={snapshot_every}): must be at least 1")
+    def __init__(self, snapshot_every: int = 100, output_dir: str | None = None, snapshots: int = 1) -> None:
+        if snapshot_every < 1 or snapshots < 1:
+            raise ValueError(f"MaskWriter(snapshot_every={snapshot_every}, snapshots={snapshots}): both at least 1")
         self.snapshot_every = snapshot_every
+        self.snapshots = snapshots
         self.output_dir = output_dir
         self._footage: Footage | None = None
         self._record: PredictionRecord | None = None
@@ -81,11 +84,15 @@ class MaskWriter(FrameCallback):
         lease.acquire()
         self._lease = lease
         settings = json.dumps(dict(pl_module.hparams), sort_keys=True, default=str)
-        parts = (type(pl_module).__name__, settings, trainer.precision, self._weights, footage.identity)
-        fingerprint = hashlib.sha256(" ".join(map(str, parts)).encode()).hexdigest()
+        parts = (type(pl_module).__name__, settings, trainer.precision, self._weights)
+
+        def fingerprint(place: Place | None) -> str:
+            known = footage.identity if place is None else footage.identity_before(*place)
+            return hashlib.sha256(" ".join(map(str, (*parts, known))).encode()).hexdigest()
+
         self._footage = footage
         self._later = [{seen for other in passes[i + 1 :] for seen in other.frame_names} for i in range(len(passes))]
-        self._record = record = PredictionRecord(root, name, fingerprint)
+        self._record = record = PredictionRecord(root, name, fingerprint, self.snapshots)
         console = Console(soft_wrap=True, highlight=False)
         if record.is_finished():
             for video in passes:
@@ -122,7 +129,7 @@ class MaskWriter(FrameCallback):
         record.add((record.masks if final else record.progress) / name, buffer.getvalue())
         done = t + 1
         if done % self.snapshot_every == 0 and done < len(video) and isinstance(pl_module, VOSModule):
-            record.save({"pass": number, "t": done, "state": pl_module.sequence_state()})
+            record.save((number, done), {"pass": number, "t": done, "state": pl_module.sequence_state()})
 
     def on_footage_end(self, trainer: Trainer, pl_module: LightningModule, footage: Footage) -> None:
         """Write the manifest: from now on the video is complete."""

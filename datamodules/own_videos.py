@@ -16,11 +16,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from datamodules.annotations import SUFFIXES
+from datamodules.first_mask import read_given
 from datamodules.frame_names import frame_number
 from datamodules.images import IMAGE_SUFFIXES
 from datamodules.listing import FOREIGN, left_aside, name_of, visible
 from datamodules.movies import MOVIE_SUFFIXES, Movie, open_movie
-from datamodules.prompts import Prompts, read_prompts
+from datamodules.prompts import Prompts
 from lightning_vos.video import Footage, Video, why
 
 Direction = Literal["forward", "backward", "both"]
@@ -31,7 +32,7 @@ class PredictDataModule(LightningDataModule):
 
     Args:
         video: a video file, a folder of frames (jpg, jpeg, png, bmp), or a folder of such files and folders.
-        mask: the given masks, see :func:`~datamodules.prompts.read_prompts`; for a folder of videos a folder with a
+        mask: the given masks, see :func:`~datamodules.first_mask.read_given`; for a folder of videos a folder with a
             mask file or folder for each, named as the video.
         frame: frame, by name or number, of a mask that names none; by default the first one, or the last one if the
             direction is ``backward``.
@@ -161,14 +162,15 @@ class _Take:
                 )
         asked = None if settings.masks is None else [name.strip() for name in settings.masks.split(",")]
         said = settings.frame is not None
-        prompts = read_prompts(self.mask, movie.frame_names, movie.size, default, asked, said)
+        prompts = read_given(self.mask, movie, default, asked, said)
         orders = passes(settings.direction, prompts, last + 1)
         read = movie.reader(settings.short_side)
         return Footage(
             _video(self, index, range(last + 1), {}, movie.reader()),
             tuple(_video(self, index, order, prompts, read) for order in orders),
             movie.seconds,
-            identity=_identity(movie, prompts, orders, settings.short_side),
+            identity=_identity(movie.identity, movie.size, settings.short_side, prompts, orders),
+            prefix=partial(_identity, movie.identity, movie.size, settings.short_side, prompts, orders),
             given=prompts.words,
             problems=problems,
         )
@@ -231,10 +233,21 @@ def _no_target(t: int) -> None:
     return None
 
 
-def _identity(movie: Movie, prompts: Prompts, orders: Sequence[range], short_side: int | None) -> str:
-    digest = hashlib.sha256(f"{movie.identity} {movie.size} {orders} {short_side}".encode())
+def _identity(
+    files: str,
+    size: tuple[int, int],
+    short_side: int | None,
+    prompts: Prompts,
+    orders: Sequence[range],
+    number: int | None = None,
+    end: int = 0,
+) -> str:
+    """Of a prediction; with ``number`` of what it sees before frame ``end`` of that pass."""
+    seen = [*orders] if number is None else [*orders[:number], orders[number][:end]]
+    digest = hashlib.sha256(f"{files} {size} {orders} {short_side}".encode())
     for t in sorted(prompts):
-        digest.update(f"{t} {prompts[t].shape}".encode() + prompts[t].tobytes())
+        if number is None or any(t in order for order in seen):
+            digest.update(f"{t} {prompts[t].shape}".encode() + prompts[t].tobytes())
     return digest.hexdigest()
 
 

@@ -181,6 +181,18 @@ def predict(experiment: Experiment, video: str, mask: str, out: str, direction: 
     return Run("predict", Path(out), ("predict", *_configs(layers), *options, *e.options))
 
 
+def annotate(experiment: Experiment, video: str, mask: str, out: str, direction: str, port: int) -> Run:
+    """The page that paints and mends masks of a video; it predicts into ``out`` from ``<out>/given``.
+
+    Raises:
+        ValueError: as :func:`predict` says.
+    """
+    run = predict(experiment, video, str(Path(out) / "given"), out, direction)
+    options = [f"--video={video}", f"--out={out}", f"--direction={direction}", f"--port={port}"]
+    options += [f"--mask={mask}"] if mask else []
+    return Run("annotate", Path(out), (*options, f"--propagate={_own('annotate')}", "--", *run.words), "annotate")
+
+
 def newest_checkpoint(experiment: Experiment) -> Path:
     """The newest state of a second stage of the method, of whatever data.
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from experiments.compose import (
     Experiment,
     Run,
+    annotate,
     check_data,
     compare,
     compose,
@@ -48,6 +49,8 @@ def plan(args: Namespace, scratch: str = "$folder") -> list[Run]:
             return [dry_run(e, stage, scratch, table=stage == stages[-1]) for stage in stages]
         case "predict":
             return [predict(e, args.video, args.mask, args.out, args.direction)]
+        case "annotate":
+            return [annotate(e, args.video, args.mask, args.out, args.direction, args.port)]
         case "compare":
             return [compare(e, args.ckpts)]
         case "check-data":

@@ -6,6 +6,7 @@ from contextlib import closing
 
 from lightning import LightningModule
 from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
 
 from lightning_vos.frame_callback import FrameCallback
 from lightning_vos.segmenter import Segmenter
@@ -49,7 +50,11 @@ class FrameEvaluation(Segmenter, LightningModule):
             for callback in callbacks:
                 callback.on_frame_start(self.trainer, self, video, t)
 
-        with closing(stream(self, video, on_start)) as frames:  # type: ignore[type-var]
+        def on_logits(t: int, logits: Tensor) -> None:
+            for callback in callbacks:
+                callback.on_frame_logits(self.trainer, self, video, t, logits)
+
+        with closing(stream(self, video, on_start, on_logits)) as frames:  # type: ignore[type-var]
             for t, frame, labels in frames:
                 for callback in callbacks:
                     callback.on_frame_end(self.trainer, self, video, t, frame, labels)

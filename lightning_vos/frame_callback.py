@@ -44,6 +44,19 @@ class FrameCallback(Callback):
     def on_frame_start(self, trainer: Trainer, pl_module: LightningModule, video: Video, t: int) -> None:
         """Called when frame ``t`` lies on the device and its segmentation is about to start."""
 
+    def on_frame_logits(
+        self, trainer: Trainer, pl_module: LightningModule, video: Video, t: int, logits: Tensor
+    ) -> None:
+        """Called before ``on_frame_end`` with what the labels are made of; not where nothing is followed yet.
+
+        Args:
+            trainer: the trainer.
+            pl_module: the model.
+            video: the video.
+            t: frame number, 0-based.
+            logits: ``(1, K+1, h, w)`` on the device, background first; their softmax over dim 1 is the probability.
+        """
+
     def on_frame_end(
         self, trainer: Trainer, pl_module: LightningModule, video: Video, t: int, frame: Tensor, labels: Tensor
     ) -> None:

@@ -13,7 +13,10 @@ from lightning_vos.video import Video
 
 
 def stream(
-    segmenter: Segmenter, video: Video, on_start: Callable[[int], None] | None = None
+    segmenter: Segmenter,
+    video: Video,
+    on_start: Callable[[int], None] | None = None,
+    on_logits: Callable[[int, Tensor], None] | None = None,
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
     """Segment a video from ``video.start`` on; no more than a few frames of it exist at any time.
 
@@ -21,6 +24,7 @@ def stream(
         segmenter: outside of a sequence. Its sequence ends when the iterator does, or is closed.
         video: its prompts are brought to the size of the frames; every object keeps a pixel.
         on_start: called with the number of every frame that lies on the device and is about to be segmented.
+        on_logits: called with the number of every frame that was segmented and its logits ``(1, K+1, h, w)``.
 
     Yields:
         Number of the frame, the frame ``(3, h, w)`` uint8 RGB, and its labels ``(H, W)`` uint8 of size ``video.size``,
@@ -47,5 +51,7 @@ def stream(
                 labels = torch.zeros(video.size, dtype=torch.uint8, device=frame.device)
             else:
                 logits = segmenter.step(frame.unsqueeze(0), mask, remember=t < len(video) - 1)
+                if on_logits is not None:
+                    on_logits(t, logits)
                 labels = to_labels(logits, video.size)[0]
             yield t, frame, labels

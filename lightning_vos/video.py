@@ -110,6 +110,7 @@ class Footage:
         identity: changes when files, given masks or passes do.
         problems: where the error of a video that cannot be segmented is noted, by name, so that the next one has its
             turn; ``None``: the error is raised.
+        prefix: number of a pass and of a frame in it -> the identity of all before that frame; ``None``: ``identity``.
     """
 
     video: Video
@@ -118,6 +119,11 @@ class Footage:
     identity: str = ""
     given: str = ""
     problems: dict[str, Exception] | None = None
+    prefix: Callable[[int, int], str] | None = None
+
+    def identity_before(self, number: int, t: int) -> str:
+        """What a model has seen before frame ``t`` of pass ``number``: later given masks do not change it."""
+        return self.identity if self.prefix is None else self.prefix(number, t)
 
     @classmethod
     def of(cls, video: Video) -> Footage:

@@ -78,7 +78,9 @@ def write_mask(path: Path, labels: np.ndarray, palette: bool = True) -> Path:
     return path
 
 
-def predict(model: VOSModule, out: Path, *callbacks: Callback, every: int = 4, **data: Any) -> PredictDataModule:
+def predict(
+    model: VOSModule, out: Path, *callbacks: Callback, every: int = 4, snapshots: int = 1, **data: Any
+) -> PredictDataModule:
     """Segment what ``PredictDataModule(**data)`` describes; masks go below ``out``."""
     module = PredictDataModule(**{name: str(v) if isinstance(v, Path) else v for name, v in data.items()})
     trainer = Trainer(
@@ -88,7 +90,7 @@ def predict(model: VOSModule, out: Path, *callbacks: Callback, every: int = 4, *
         enable_progress_bar=False,
         enable_model_summary=False,
         default_root_dir=out,
-        callbacks=[MaskWriter(every), *callbacks],
+        callbacks=[MaskWriter(every, snapshots=snapshots), *callbacks],
     )
     trainer.predict(model, module, return_predictions=False)
     return module

@@ -215,13 +215,15 @@ def test_what_is_whole_is_read(checkpoint: Path, tmp_path: Path) -> None:
 
 
 def test_a_snapshot_that_changed_is_not_gone_on_from(tmp_path: Path) -> None:
-    record = PredictionRecord(tmp_path, "clip", "x")
+    record = PredictionRecord(tmp_path, "clip", lambda place: "x")
     record.begin()
-    record.save({"state": torch.zeros(1000)})
+    record.save((0, 4), {"state": torch.zeros(1000)})
     assert record.load("cpu") is not None
-    content = bytearray(record.snapshot.read_bytes())
+    ((snapshot, place),) = record.snapshots()
+    assert place == (0, 4)
+    content = bytearray(snapshot.read_bytes())
     content[content.index(bytes(4000)) + 17] ^= 1
-    record.snapshot.write_bytes(content)
+    snapshot.write_bytes(content)
     assert record.load("cpu") is None
 
 
@@ -237,7 +239,7 @@ def _save_mask(path: Path) -> None:
 
 
 def _add_mask(path: Path) -> None:
-    PredictionRecord(path.parent, "clip", "x").add(path, bytes(100_000))
+    PredictionRecord(path.parent, "clip", lambda place: "x").add(path, bytes(100_000))
 
 
 def _save_table(path: Path) -> None:

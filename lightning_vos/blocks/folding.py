@@ -41,9 +41,10 @@ def foldable(net: nn.Module) -> list[tuple[nn.Conv2d, _BatchNorm]]:
 
     That is so for neighbours in a ``Sequential`` and in blocks that a trunk vouches for (:attr:`Backbone.in_order`).
     """
-    trunks = [part for part in net.modules() if isinstance(part, Backbone)]
-    vouched_for: list[type[nn.Module]] = [kind for trunk in trunks for kind in trunk.in_order]
-    known = {kind.forward for kind in [nn.Sequential, *vouched_for]}
+    blocks: list[type[nn.Module]] = [nn.Sequential]
+    for trunk in (part for part in net.modules() if isinstance(part, Backbone)):
+        blocks += trunk.in_order
+    known = {kind.forward for kind in blocks}
     return [
         (conv, norm)
         for block in net.modules()

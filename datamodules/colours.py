@@ -65,4 +65,4 @@ GREY = Tone(own=0.0, grey=1.0)
 
 def mean_luma(picture: np.ndarray) -> float:
     """Mean luma of ``(H, W, 3)`` RGB, on its own scale."""
-    return float(LUMA @ cv2.mean(picture)[:3])
+    return float(LUMA @ np.array(cv2.mean(picture))[:3])

@@ -80,6 +80,11 @@ class MovieFile:
             picture = next(source.container.decode(_stream(source.container)), None)
         if picture is None or picture.pts != self.stamps[0]:
             raise ValueError(f"{self.path}: the time stamps of its frames cannot be relied on; {REPACK}")
+        if picture.rotation % 90:
+            raise ValueError(
+                f"{self.path}: is to be shown rotated by {picture.rotation} degrees, which is no quarter turn; write "
+                "it as it is to be seen: ffmpeg -i <it> new.mp4"
+            )
         return _upright(picture)
 
 

@@ -45,7 +45,7 @@ class PredictDataModule(LightningDataModule):
         fps: pictures a second of a folder of frames.
 
     Attributes:
-        problems: after the prediction of a folder of videos, why some of them could not be segmented, by name.
+        problems: after the prediction of a folder of videos, the errors of those that could not be segmented, by name.
         videos: how many there are, problems included.
     """
 
@@ -69,7 +69,7 @@ class PredictDataModule(LightningDataModule):
         self.direction = direction
         self.short_side = short_side
         self.fps = fps
-        self.problems: dict[str, str] = {}
+        self.problems: dict[str, Exception] = {}
         self.videos = 0
         self._takes: list[_Take] = []
 
@@ -99,7 +99,7 @@ class PredictDataModule(LightningDataModule):
             except Exception as error:  # whatever it is, the other videos are not to blame
                 if not several:
                     raise
-                self.problems[path.name] = why(error)
+                self.problems[path.name] = error
                 rank_zero_warn(f"{path.name}: {why(error)}; the other videos are segmented")
 
     def predict_dataloader(self) -> DataLoader[Footage]:
@@ -115,7 +115,7 @@ class PredictDataModule(LightningDataModule):
 
 
 class _Takes(IterableDataset[Footage]):
-    def __init__(self, takes: Sequence[_Take], problems: dict[str, str] | None) -> None:
+    def __init__(self, takes: Sequence[_Take], problems: dict[str, Exception] | None) -> None:
         self.takes = takes
         self.problems = problems
 
@@ -126,7 +126,7 @@ class _Takes(IterableDataset[Footage]):
             except Exception as error:  # files have changed since they were looked at
                 if self.problems is None:
                     raise
-                self.problems[take.name] = why(error)
+                self.problems[take.name] = error
                 rank_zero_warn(f"{take.name}: {why(error)}; going on with the next video")
             else:
                 yield footage
@@ -141,7 +141,7 @@ class _Take:
         self.settings = settings
         self.name = name_of(path) if path.is_dir() else path.stem
 
-    def footage(self, index: int = 0, problems: dict[str, str] | None = None) -> Footage:
+    def footage(self, index: int = 0, problems: dict[str, Exception] | None = None) -> Footage:
         """The video with its passes; the masks are read now, frames when they are asked for.
 
         Raises:

@@ -30,6 +30,7 @@ from lightning_vos.quiet import quieten
 from lightning_vos.resume import check_continues
 from lightning_vos.settings import changed
 from lightning_vos.slurm_tasks import check_tasks
+from lightning_vos.video import why
 from lightning_vos.whole_run import check_whole
 
 
@@ -159,14 +160,26 @@ class VOSCLI(LightningCLI):
         Raises:
             UnfinishedVideos: there are some.
         """
-        problems: dict[str, str] = getattr(self.datamodule, "problems", {})
+        problems: dict[str, Exception] = getattr(self.datamodule, "problems", {})
         if problems:
-            listed = "; ".join(f"{name} ({problem})" for name, problem in problems.items())
-            raise UnfinishedVideos(f"{len(problems)} of {self.datamodule.videos} videos were not segmented: {listed}")
+            listed = "; ".join(f"{name} ({why(problem)})" for name, problem in problems.items())
+            raise UnfinishedVideos(
+                f"{len(problems)} of {self.datamodule.videos} videos were not segmented: {listed}",
+                any(passes(problem) for problem in problems.values()),
+            )
 
 
 class UnfinishedVideos(Exception):
-    """Some of several videos could not be segmented; the others were."""
+    """Some of several videos could not be segmented; the others were.
+
+    Args:
+        message: which ones, and why.
+        may_pass: whether the same run, started again, may segment one of them.
+    """
+
+    def __init__(self, message: str, may_pass: bool) -> None:
+        super().__init__(message)
+        self.may_pass = may_pass
 
 
 def main(args: Sequence[str] | None = None) -> VOSCLI:
@@ -208,14 +221,15 @@ def _null(word: str) -> str:
 def run(command: Callable[[], object] = main) -> None:
     """Entry point: a user's mistake is one line on standard error and exit status 2, never a traceback.
 
-    The status is 1 when some of several videos could not be segmented, and 75 after a fault that may pass.
+    The status is 1 when some of several videos could not be segmented, and 75 after a fault that may pass, also of one
+    of several videos.
     """
     print_any_letter()
     try:
         command()
     except UnfinishedVideos as error:
         sys.stderr.write(f"error: {last_message(error)}\n")
-        sys.exit(1)
+        sys.exit(AGAIN if error.may_pass else 1)
     except (ValueError, OSError, RuntimeError, MisconfigurationException) as error:
         again = passes(error)
         if os.environ.get("VOS_TRACEBACK") or (isinstance(error, RuntimeError) and not again):

@@ -39,7 +39,7 @@ class FrameEvaluation(Segmenter, LightningModule):
         except Exception as error:
             if footage.problems is None:
                 raise
-            footage.problems[footage.video.name] = why(error)
+            footage.problems[footage.video.name] = error
             rank_zero_warn(f"{footage.video.name}: {why(error)}; going on with the next video")
 
     def segment_video(self, video: Video) -> None:

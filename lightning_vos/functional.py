@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,12 @@ EPSILON = 1e-7  # smallest probability of the soft aggregation
 def to_float(tensor: Tensor) -> Tensor:
     """Out of half precision: float32, or float64 where it is that already."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def without_autocast(tensor: Tensor) -> AbstractContextManager[object]:
+    """``torch.autocast`` switched off on the tensor's device; nothing where it is not on, as no export knows it."""
+    device = tensor.device.type
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
 def one_hot(labels: Tensor, num_objects: int) -> Tensor:
@@ -148,7 +155,7 @@ def intersection_over_union(a: Tensor, b: Tensor) -> Tensor:
         ``(B, n, m)`` float; 0 for two empty masks.
     """
     a, b = a.flatten(2).float(), b.flatten(2).float()
-    with torch.autocast(a.device.type, enabled=False):  # half precision cannot count to 257
+    with without_autocast(a):  # half precision cannot count to 257
         shared = a @ b.transpose(1, 2)
     return shared / (a.sum(2).unsqueeze(2) + b.sum(2).unsqueeze(1) - shared + 1e-6)
 
@@ -158,7 +165,7 @@ Similarity = Callable[[Tensor, Tensor], Tensor]
 
 def dot_similarity(memory: Tensor, query: Tensor) -> Tensor:
     """Scaled dot product ``s_ij = k_j . q_i / sqrt(C)`` (STM, Oh et al. 2019); arguments of :func:`l2_similarity`."""
-    with torch.autocast(query.device.type, enabled=False):
+    with without_autocast(query):
         memory, query = to_float(memory), to_float(query)
         return (memory.shape[-1] ** -0.5 * query) @ memory.transpose(-1, -2)
 
@@ -175,7 +182,7 @@ def l2_similarity(memory: Tensor, query: Tensor) -> Tensor:
     Returns:
         ``(..., N, M)``, float32 at least: half precision is not enough for a difference of squares.
     """
-    with torch.autocast(query.device.type, enabled=False):
+    with without_autocast(query):
         memory, query = to_float(memory), to_float(query)
         scale = memory.shape[-1] ** -0.5
         offset = (scale * memory.pow(2).sum(-1)).unsqueeze(-2)

@@ -108,8 +108,8 @@ class Footage:
         seconds: time at which each frame is shown.
         given: what is given of it, in words: which objects start on which frames, from which files.
         identity: changes when files, given masks or passes do.
-        problems: where it is noted, by name, why a video could not be segmented, so that the next one has its turn;
-            ``None``: the error is raised.
+        problems: where the error of a video that cannot be segmented is noted, by name, so that the next one has its
+            turn; ``None``: the error is raised.
         prefix: number of a pass and of a frame in it -> the identity of all before that frame; ``None``: ``identity``.
     """
 
@@ -118,7 +118,7 @@ class Footage:
     seconds: Sequence[float]
     identity: str = ""
     given: str = ""
-    problems: dict[str, str] | None = None
+    problems: dict[str, Exception] | None = None
     prefix: Callable[[int, int], str] | None = None
 
     def identity_before(self, number: int, t: int) -> str:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,8 @@ from PIL import Image
 from tiny_runs import METHODS, ROOT, commands, small_model, started, tiny, training, write_tiny_demo
 from torchvision.models import resnet18
 
-from lightning_vos.cli import last_message, run
+from lightning_vos.cli import VOSCLI, last_message, run
+from lightning_vos.passing import PassingFault
 
 METHOD = "remn" if "remn" in METHODS else METHODS[0]
 
@@ -381,3 +383,12 @@ def test_traceback_on_demand(monkeypatch: pytest.MonkeyPatch, demo: Path, tmp_pa
     monkeypatch.setattr("sys.argv", ["lightning_vos", *arguments(demo, tmp_path, "--data.crop=0")])
     with pytest.raises(ValueError, match=r"data\.crop=0"):
         run()
+
+
+@pytest.mark.parametrize(("second", "status"), [(ValueError("torn"), 1), (PassingFault("b: it does not answer"), 75)])
+def test_status_of_a_folder_of_videos(second: Exception, status: int, capsys: pytest.CaptureFixture[str]) -> None:
+    data = SimpleNamespace(problems={"a": ValueError("no mask"), "b": second}, videos=3)
+    with pytest.raises(SystemExit) as left:
+        run(lambda: VOSCLI.after_predict(SimpleNamespace(datamodule=data)))
+    assert left.value.code == status
+    assert capsys.readouterr().err == f"error: 2 of 3 videos were not segmented: a (no mask); b ({second})\n"

@@ -146,7 +146,7 @@ def test_a_predicted_video_has_one_owner(model: VOSModule, tmp_path: Path) -> No
     with held(out / "masks/a") as pid:
         module = predict(model, out, **data)
         assert list(module.problems) == ["a"]
-        assert f"a: in use by process {pid} on " in module.problems["a"]
+        assert f"a: in use by process {pid} on " in str(module.problems["a"])
         assert files(out / "masks/a") == {".owner.json"}
         assert len(written(out, "b")) == 6
         alone = {"video": data["video"] / "a", "mask": data["mask"] / "a.png"}
@@ -159,7 +159,7 @@ def test_a_predicted_video_has_one_owner(model: VOSModule, tmp_path: Path) -> No
 def test_a_prediction_that_was_taken_over_stops(model: VOSModule, tmp_path: Path) -> None:
     data, out = clips(tmp_path, "a", "b"), tmp_path / "out"
     module = predict(model, out, TakenOver(str(out / "masks/a"), 3), **data)
-    assert "a: taken over by process 7 on node2" in module.problems["a"]
+    assert "a: taken over by process 7 on node2" in str(module.problems["a"])
     assert files(out / "masks/a") == {".owner.json", *(f"{t:05d}.png" for t in range(3))}
     assert len(written(out, "b")) == 6
 

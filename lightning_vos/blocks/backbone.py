@@ -42,11 +42,13 @@ class Backbone(nn.Module):
         channels: of the features at strides 4, 8, 16 (and 32).
         in_channels: of the picture: 3 (RGB), or more, of which no pretrained weights know.
         norm: of the trunk.
+        in_order: blocks whose convolutions give what they make to the batch norm registered next, and to nothing else.
         statistics_are_random: normalises by frozen statistics that come from nowhere: weights must follow.
     """
 
     mean: ClassVar = (0.485, 0.456, 0.406)  # of ImageNet: how Segmenter.normalize makes pictures
     std: ClassVar = (0.229, 0.224, 0.225)
+    in_order: ClassVar[tuple[type[nn.Module], ...]] = ()
 
     def __init__(
         self, channels: Sequence[int], in_channels: int, norm: Norm, weights: str | None, has_batch_norm: bool = True

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_vos.blocks.objects import per_object
+from lightning_vos.blocks.objects import add_frame, conv_frame, conv_objects, per_object
 
 
 def conv3x3(in_channels: int, out_channels: int) -> nn.Conv2d:
@@ -28,8 +28,23 @@ class ResBlock(nn.Module):
         self.conv2 = conv3x3(out_channels, out_channels)
         self.skip = conv3x3(in_channels, out_channels) if in_channels != out_channels else nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``(B, C_in, h, w)`` to ``(B, C_out, h, w)``."""
+    def forward(self, x: Tensor, frame: Tensor | None = None) -> Tensor:
+        """The block of every object's map, joined with one of the frame if there is one.
+
+        Args:
+            x: ``(B * K, C, h, w)``.
+            frame: ``(B, C', h, w)``, what follows x in the channels; its convolutions are computed once a frame.
+
+        Returns:
+            ``(B * K, C_out, h, w)``.
+        """
+        if frame is not None:
+            inner = conv_objects(self.conv1, F.relu(x), conv_frame(self.conv1, F.relu(frame)))
+            if isinstance(self.skip, nn.Conv2d):
+                skip = conv_objects(self.skip, x, conv_frame(self.skip, frame))
+            else:
+                skip = torch.cat([x, per_object(frame, x.shape[0] // frame.shape[0])], dim=1)
+            return self.conv2(F.relu(inner, inplace=True)).add_(skip)
         # In place where no gradient needs what was there: a new map for every sum costs a tenth of a frame.
         return self.conv2(F.relu(self.conv1(F.relu(x)), inplace=True)).add_(self.skip(x))
 
@@ -37,7 +52,7 @@ class ResBlock(nn.Module):
 class MaskDecoder(nn.Module):
     """Readout at stride 16 to one mask logit per object, with skips of the frame at strides 8 and 4 (STCN).
 
-    The skips belong to the frame, not to an object: they are convolved once and broadcast over the objects.
+    Thin feature and skips belong to the frame, not to an object: they are convolved once and added to every object's.
 
     Args:
         in_channels: channels of the readout joined with the frame's thin feature.
@@ -67,8 +82,7 @@ class MaskDecoder(nn.Module):
             ``(B, K, 16h, 16w)`` logits.
         """
         batch, objects = readout.shape[:2]
-        x = torch.cat([readout, per_object(thin, objects).unflatten(0, (batch, objects))], dim=2).flatten(0, 1)
-        x = self.compress(x)
-        x = self.refine8(per_object(self.skip8(f8), objects) + upsample(x, 2))
-        x = self.refine4(per_object(self.skip4(f4), objects) + upsample(x, 2))
+        x = self.compress(readout.flatten(0, 1), thin)
+        x = self.refine8(add_frame(upsample(x, 2), self.skip8(f8)))
+        x = self.refine4(add_frame(upsample(x, 2), self.skip4(f4)))
         return upsample(self.predict(F.relu(x)), 4).view(batch, objects, 4 * f4.shape[-2], 4 * f4.shape[-1])

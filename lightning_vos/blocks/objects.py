@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 
 def per_object(x: Tensor, objects: int) -> Tensor:
@@ -15,6 +16,37 @@ def add_frame(x: Tensor, frame: Tensor) -> Tensor:
     """Add a tensor of the frame ``(B, C, h, w)`` to that of every object, ``x (B * K, C, h, w)``, in place."""
     x.unflatten(0, (len(frame), -1)).add_(frame.unsqueeze(1))
     return x
+
+
+def conv_frame(conv: nn.Conv2d, frame: Tensor) -> Tensor:
+    """What the frame contributes to a convolution of ``[object; frame]``, once for all objects; bias included.
+
+    A convolution is linear in its input: that of joined channels is the sum of those of the parts.
+
+    Args:
+        conv: of ``C + C'`` channels.
+        frame: ``(B, C', h, w)``.
+
+    Returns:
+        ``(B, C_out, h, w)``, for :func:`conv_objects`.
+    """
+    shared = conv.weight[:, -frame.shape[1] :]
+    return F.conv2d(frame, shared, conv.bias, conv.stride, conv.padding, conv.dilation)
+
+
+def conv_objects(conv: nn.Conv2d, x: Tensor, of_frame: Tensor) -> Tensor:
+    """The convolution of ``[object; frame]``: the objects' part is added to that of :func:`conv_frame`.
+
+    Args:
+        conv: of ``C + C'`` channels.
+        x: ``(B * K, C, h, w)``.
+        of_frame: ``(B, C_out, h, w)``.
+
+    Returns:
+        ``(B * K, C_out, h, w)``.
+    """
+    own = conv.weight[:, : x.shape[1]]
+    return add_frame(F.conv2d(x, own, None, conv.stride, conv.padding, conv.dilation), of_frame)
 
 
 def with_masks(image: Tensor, masks: Tensor, objects: slice | None = None) -> Tensor:

@@ -56,6 +56,8 @@ def build_resnet(trunk: str, norm: Norm, weights: str | None = None) -> ResNet:
 class ResNetBackbone(Backbone):
     """ResNet conv1..layer3, or ..layer4; arguments as :func:`~lightning_vos.blocks.backbone.build_backbone`."""
 
+    in_order = (BasicBlock, Bottleneck)
+
     def __init__(self, trunk: str, norm: Norm, weights: str | None, in_channels: int, stride: Stride) -> None:
         expansion = RESNETS[trunk][0].expansion
         widths = (64, 128, 256, 512)[: 4 if stride == 32 else 3]

@@ -9,6 +9,8 @@ from typing import Any
 
 import timm
 import torch
+from timm.models._efficientnet_blocks import DepthwiseSeparableConv, EdgeResidual, InvertedResidual
+from timm.models.efficientnet import EfficientNet
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -48,6 +50,7 @@ class TimmBackbone(Backbone):
         ValueError: no such network, one without features at these strides, or weights that do not fit or cannot be had.
     """
 
+    in_order = (EfficientNet, DepthwiseSeparableConv, EdgeResidual, InvertedResidual)
     scale: Tensor | None
     shift: Tensor | None
 

@@ -207,7 +207,7 @@ def test_videos_of_all_kinds_side_by_side(tmp_path: Path) -> None:
         Image.fromarray(frame).save(tmp_path / "v" / "e" / f"{t}.webp")
     write_mask(tmp_path / "m" / "e.png", labels[0])
     data.setup("predict")
-    assert "0.webp: a .webp picture" in data.problems["e"]
+    assert "0.webp: a .webp picture" in str(data.problems["e"])
 
 
 def test_lists_as_editors_write_them(tmp_path: Path) -> None:

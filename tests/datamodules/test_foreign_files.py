@@ -21,6 +21,7 @@ from datamodules import DavisSet, ImageSet, YouTubeVOSSet
 from datamodules.images import read_image, read_labels
 from datamodules.prompts import read_prompts
 from datamodules.run_lengths import decoded, encoded
+from lightning_vos.video import why
 
 HEIGHT, WIDTH = SIZE
 SQUARE = [10, 5, 20, 5, 20, 15, 10, 15]
@@ -309,7 +310,8 @@ def test_an_error_that_nobody_foresaw_stops_no_other_video(tmp_path: Path, monke
     monkeypatch.setattr("datamodules.movies.read_image", read)
     with pytest.warns(UserWarning, match="c: RuntimeError: first line second line; going on with the next video"):
         data = predict(small("HMMN"), tmp_path / "out", video=tmp_path / "v", mask=tmp_path / "m")
-    assert data.problems == {"b": "KeyError: 'size'", "c": "RuntimeError: first line second line"}
+    said = {name: why(error) for name, error in data.problems.items()}
+    assert said == {"b": "KeyError: 'size'", "c": "RuntimeError: first line second line"}
     assert len(written(tmp_path / "out", "a")) == 2
     with pytest.raises(KeyError):  # the error of a video that is alone is shown as it is
         predict(small("HMMN"), tmp_path / "out", video=tmp_path / "v" / "b", mask=tmp_path / "m" / "b.png")

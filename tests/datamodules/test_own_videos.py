@@ -81,6 +81,13 @@ def test_a_movie_is_turned_as_a_player_turns_it(angle: int, tmp_path: Path) -> N
     assert torch.equal(turned.reader()(1), expected)
 
 
+@pytest.mark.parametrize("angle", [45, -10])
+def test_a_movie_that_lies_askew_is_refused(angle: int, tmp_path: Path) -> None:
+    path = write_movie(tmp_path / "a.mp4", moving_square(3)[0], rotation=angle)
+    with pytest.raises(ValueError, match=r"a\.mp4: is to be shown rotated by -?\d+ degrees, which is no quarter turn"):
+        open_movie(path, 25)
+
+
 def test_pictures_are_turned_by_their_tag_and_ordered_by_number(tmp_path: Path) -> None:
     frames, _ = moving_square(12)
     folder = write_frames(tmp_path / "v", frames, [f"shot {t + 1}" for t in range(12)])

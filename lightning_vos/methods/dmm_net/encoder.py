@@ -34,8 +34,8 @@ class Encoder(nn.Module):
         dim: h, width of the skips at strides 32 and 16; half and a quarter of it at strides 8 and 4.
         matching_dim: D, width of the matching maps.
         branch_norm: of the branches, 8 groups; ``None``: as the trunk.
-        trunk_stride: of the trunk's deepest features: 32, or 16, and then each at 32 is the mean of four of these (three
-            quarters of the weights of an EfficientNet-Lite lie behind stride 16).
+        trunk_stride: of the trunk's deepest features: 32, or 16, and then each at 32 is the mean of four of these
+            (three quarters of the weights of an EfficientNet-Lite lie behind stride 16).
 
     Raises:
         ValueError: another stride.

@@ -89,6 +89,7 @@ class DMMNetSegmenter(Segmenter):
     """
 
     stride = 32
+    folds_norms = True
 
     def __init__(
         self,

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_vos.blocks.decoder import ResBlock, conv3x3, upsample
-from lightning_vos.blocks.objects import add_frame, per_object
+from lightning_vos.blocks.objects import add_frame, conv_frame, conv_objects, per_object
 
 
 class KeyValue(nn.Module):
@@ -27,8 +27,9 @@ class KeyValue(nn.Module):
 
 
 class Skips(NamedTuple):
-    """What the decoder takes of the query frame, for all objects: ``s8 (B, D, 2h, 2w)``, ``s4 (B, D, 4h, 4w)``."""
+    """What the decoder takes of the query frame, for all objects: ``s16 (B, D, h, w)``; ``s8`` and ``s4`` likewise."""
 
+    s16: Tensor
     s8: Tensor
     s4: Tensor
 
@@ -65,7 +66,7 @@ class Decoder(nn.Module):
     """Coarse read and fine reads to two logits per object, background and object (STM's decoder with two more inputs).
 
     Args:
-        value_dim: channels of the coarse value; the read and the query's own value come in joined.
+        value_dim: channels of the coarse value; the read is joined with the query's own value.
         skip_channels: channels of f8 and f4.
         fine_dims: channels of the fine values at strides 8 and 4.
         dim: width of the decoder, 256 in the paper.
@@ -81,15 +82,15 @@ class Decoder(nn.Module):
         self.fuse4 = FineFusion(skip_channels[1], fine_dims[1], dim)
         self.predict = conv3x3(dim, 2)
 
-    def skips(self, f8: Tensor, f4: Tensor) -> Skips:
-        """The part that does not depend on the object."""
-        return Skips(self.fuse8.query(f8), self.fuse4.query(f4))
+    def skips(self, value16: Tensor, f8: Tensor, f4: Tensor) -> Skips:
+        """The part that does not depend on the object, of the query's own value and features."""
+        return Skips(conv_frame(self.compress, value16), self.fuse8.query(f8), self.fuse4.query(f4))
 
     def forward(self, coarse: Tensor, skips: Skips, read8: Tensor | None, read4: Tensor | None) -> Tensor:
         """Decode a batch of objects.
 
         Args:
-            coarse: ``(B, K, 2 * value_dim, h, w)``.
+            coarse: ``(B, K, value_dim, h, w)``, the read.
             skips: of the frame.
             read8: ``(B, K, C_8, 2h, 2w)``, or None where the branch is left out.
             read4: ``(B, K, C_4, 4h, 4w)``, or None.
@@ -99,7 +100,7 @@ class Decoder(nn.Module):
         """
         batch, objects = coarse.shape[:2]
         read8, read4 = (None if read is None else read.flatten(0, 1) for read in (read8, read4))
-        x = self.refine16(self.compress(coarse.flatten(0, 1)))
+        x = self.refine16(conv_objects(self.compress, coarse.flatten(0, 1), skips.s16))
         x = self.fuse8(skips.s8, read8, x, objects)
         x = self.fuse4(skips.s4, read4, x, objects)
         background, foreground = self.predict(F.relu(x)).unbind(dim=1)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lightning_vos.blocks.backbone import build_backbone
 from lightning_vos.blocks.normalization import Norm
-from lightning_vos.blocks.objects import per_object, with_masks
+from lightning_vos.blocks.objects import with_masks
 from lightning_vos.functional import dot_similarity, l2_similarity, to_float
 from lightning_vos.methods.hmmn.fine import FineMemory, FineSettings
 from lightning_vos.methods.hmmn.memory import KernelGuidedBank, KernelSettings
@@ -26,15 +26,14 @@ class Features(NamedTuple):
     Attributes:
         image: ``(B, 3, H, W)`` normalised.
         key16: query keys at stride 16; ``key8`` and ``key4`` likewise.
-        value16: the frame's own value at stride 16.
-        skip8: what the decoder takes at stride 8; ``skip4`` likewise.
+        skip16: what the decoder takes at stride 16; ``skip8`` and ``skip4`` likewise.
     """
 
     image: Tensor
     key16: Tensor
-    value16: Tensor
     key8: Tensor
     key4: Tensor
+    skip16: Tensor
     skip8: Tensor
     skip4: Tensor
 
@@ -153,8 +152,7 @@ class HMMNSegmenter(Segmenter):
         key8 = self.query8(f8)[0] if self.fine.reads > 0 else f8[:, :0]
         key4 = self.query4(f4)[0] if self.fine.reads > 1 else f4[:, :0]
         key16, value16 = self.query16(f16)
-        skip8, skip4 = self.decoder.skips(f8, f4)
-        return Features(image, key16, value16, key8, key4, skip8, skip4)
+        return Features(image, key16, key8, key4, *self.decoder.skips(value16, f8, f4))
 
     def segment(self, query: Features) -> Tensor:
         """Read coarse and fine memories and decode: ``(B, K', H, W)`` probabilities."""
@@ -186,10 +184,9 @@ class HMMNSegmenter(Segmenter):
         top_k = self.fine.cells(0) if any(uses) else 0
         read, cells = self.bank.read(_positions(query.key16), grid, chosen, start, top_k)
         coarse = read.transpose(2, 3).unflatten(-1, grid)
-        own = per_object(query.value16, len(objects)).unflatten(0, coarse.shape[:2])
         read8 = self.fine8.read(query.key8, cells, chosen, alone) if uses[0] else None
         read4 = self.fine4.read(query.key4, cells[..., : self.fine.cells(1)], chosen, alone) if uses[1] else None
-        logits = self.decoder(torch.cat([coarse, own], dim=2), Skips(query.skip8, query.skip4), read8, read4)
+        logits = self.decoder(coarse, Skips(query.skip16, query.skip8, query.skip4), read8, read4)
         return torch.sigmoid(to_float(logits))
 
     def _at_once(self, image: Tensor) -> int:

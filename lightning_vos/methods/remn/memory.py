@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_vos.functional import without_autocast
 from lightning_vos.memory import KeyValueBank
 from lightning_vos.settings import Checked
 
@@ -78,7 +79,7 @@ class ModulationGate(nn.Module):
         newest = _last_valid(valid)
         z = torch.cat([mean, std, kappa[torch.arange(len(kappa), device=kappa.device), newest]], dim=-1)
         z = z / (mean.pow(2).mean(dim=-1, keepdim=True).sqrt() + 1e-6)
-        with torch.autocast(kappa.device.type, enabled=False):
+        with without_autocast(kappa):
             return self.last(F.relu(self.first(z)))
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lightning_vos.blocks.backbone import build_backbone
 from lightning_vos.blocks.decoder import ResBlock, conv3x3
 from lightning_vos.blocks.normalization import Norm
-from lightning_vos.blocks.objects import per_object, with_masks
+from lightning_vos.blocks.objects import with_masks
 
 STRIDE = 16
 MIN_PIXELS = 10  # a previous mask with fewer confident pixels is lost: do not attend to it (RMNet's rule)
@@ -111,7 +111,7 @@ class ValueEncoder(nn.Module):
         """
         batch, objects = masks.shape[:2]
         x = self.backbone(with_masks(image, masks)).f16
-        x = self.fuse(torch.cat([x, per_object(f16, objects)], dim=1))
+        x = self.fuse(x, f16)
         return self.refine(x + self.gate(x)).unflatten(0, (batch, objects))
 
 

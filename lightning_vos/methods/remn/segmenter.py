@@ -69,6 +69,8 @@ class REMNSegmenter(Segmenter):
         **kwargs: see :class:`~lightning_vos.segmenter.Segmenter`.
     """
 
+    folds_norms = True
+
     def __init__(
         self,
         key_trunk: str = "resnet50",

@@ -7,6 +7,7 @@ The abstract says *that* a frame is written only when the foreground objects hav
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +37,20 @@ class UpdateSettings:
     max_gap: int = 15
     min_confidence: float = 0.8
     min_pixels: float = 256
+
+
+class Foreground(NamedTuple):
+    """What the rule compares of two frames.
+
+    Attributes:
+        shape: ``(B, K, H / 4, W / 4)`` pooled probabilities.
+        appearance: ``(B, K, C)`` mean keys, of any length.
+        visible: ``(B, K)`` bool.
+    """
+
+    shape: Tensor
+    appearance: Tensor
+    visible: Tensor
 
 
 class AdaptiveMemoryUpdate(SequenceState):
@@ -98,7 +113,11 @@ class AdaptiveMemoryUpdate(SequenceState):
             self.visible_area = limit
             writes = torch.ones(batch, dtype=torch.bool, device=probs.device)
         else:
-            writes = self._varied(probs, shape, appearance, area, t)
+            # Filled on the device: sending a list to a GPU would wait for it.
+            gap = torch.cat([torch.full((1,), t - r, device=probs.device) for r in self.last_written])
+            now = Foreground(shape, appearance, area >= self.visible_area)
+            before = Foreground(self.shape, self.appearance, self.was_visible)
+            writes = has_varied(self.settings, probs, now, before, gap)
         decided = writes.tolist()  # the one wait for the device: the size of the bank depends on it
         if not any(decided):
             return None
@@ -114,23 +133,29 @@ class AdaptiveMemoryUpdate(SequenceState):
         self.last_written = [t if write else r for write, r in zip(decided, previous, strict=True)]
         return writes
 
-    def _varied(self, probs: Tensor, shape: Tensor, appearance: Tensor, area: Tensor, t: int) -> Tensor:
-        """``(B,)`` bool: the write rule for a frame without given masks."""
-        overlap = torch.minimum(shape, self.shape).sum(dim=(2, 3))
-        either = torch.maximum(shape, self.shape).sum(dim=(2, 3))
-        shape_change = 1 - overlap / (either + 1e-6)
-        appearance_change = 1 - torch.cosine_similarity(appearance, self.appearance, dim=-1)
-        moved = (shape_change >= self.settings.shape_threshold) | (
-            appearance_change >= self.settings.appearance_threshold
-        )
-        visible = area >= self.visible_area
-        varied = (visible & (moved | ~self.was_visible)).any(dim=1)
 
-        largest, foreground = probs.amax(dim=1), probs.sum(dim=1) > 0.5
-        count = foreground.sum(dim=(1, 2))
-        confidence = (largest * foreground).sum(dim=(1, 2)) / count.clamp(min=1)
-        confident = (count > 0) & (confidence >= self.settings.min_confidence)
+def has_varied(settings: UpdateSettings, probs: Tensor, now: Foreground, before: Foreground, gap: Tensor) -> Tensor:
+    """The rule for a frame without given masks.
 
-        # Filled on the device: sending a list to a GPU would wait for it.
-        gap = torch.cat([torch.full((1,), t - r, device=probs.device) for r in self.last_written])
-        return confident & (((gap >= self.settings.min_gap) & varied) | (gap >= self.settings.max_gap))
+    Args:
+        settings: see there.
+        probs: ``(B, K, H, W)`` probabilities of the objects.
+        now: the foreground of this frame.
+        before: that of the last written one.
+        gap: ``(B,)`` frames since then.
+
+    Returns:
+        ``(B,)`` bool, whether to write.
+    """
+    overlap = torch.minimum(now.shape, before.shape).sum(dim=(2, 3))
+    either = torch.maximum(now.shape, before.shape).sum(dim=(2, 3))
+    shape_change = 1 - overlap / (either + 1e-6)
+    appearance_change = 1 - torch.cosine_similarity(now.appearance, before.appearance, dim=-1)
+    moved = (shape_change >= settings.shape_threshold) | (appearance_change >= settings.appearance_threshold)
+    varied = (now.visible & (moved | ~before.visible)).any(dim=1)
+
+    largest, foreground = probs.amax(dim=1), probs.sum(dim=1) > 0.5
+    count = foreground.sum(dim=(1, 2))
+    confidence = (largest * foreground).sum(dim=(1, 2)) / count.clamp(min=1)
+    confident = (count > 0) & (confidence >= settings.min_confidence)
+    return confident & (((gap >= settings.min_gap) & varied) | (gap >= settings.max_gap))

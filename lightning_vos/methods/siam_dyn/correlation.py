@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_vos.blocks.normalization import GroupNorm, Norm
-from lightning_vos.functional import to_float
+from lightning_vos.functional import to_float, without_autocast
 
 
 class Template(NamedTuple):
@@ -57,7 +57,15 @@ def depthwise_correlation(maps: Tensor, kernels: Tensor) -> Tensor:
     """
     count, channels = maps.shape[:2]
     maps, kernels = to_float(maps), to_float(kernels)
-    with torch.autocast(maps.device.type, enabled=False):
+    if torch.compiler.is_exporting():  # the groups of an exported convolution are a fixed number, not that of targets
+        size, (height, width) = kernels.shape[-1], (side - kernels.shape[-1] + 1 for side in maps.shape[-2:])
+        parts = (
+            maps[..., y : y + height, x : x + width] * kernels[..., y, x, None, None]
+            for y in range(size)
+            for x in range(size)
+        )
+        return torch.stack(list(parts)).sum(dim=0)
+    with without_autocast(maps):
         out = F.conv2d(
             maps.reshape(1, -1, *maps.shape[2:]), kernels.reshape(-1, 1, *kernels.shape[2:]), groups=count * channels
         )

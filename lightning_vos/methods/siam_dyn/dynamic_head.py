@@ -80,7 +80,7 @@ class DynamicHead(nn.Module):
         return weights, list(parts[layers:])
 
     def forward(self, features: Tensor, theta: Tensor, cells: Tensor) -> Tensor:
-        """Masks of n targets by grouped convolutions, one group a target.
+        """Masks of n targets, a product of matrices for each layer of each.
 
         Args:
             features: ``(n, C, h, w)``.
@@ -90,21 +90,21 @@ class DynamicHead(nn.Module):
         Returns:
             ``(n, h, w)`` logits.
         """
-        count, height, width = len(theta), *features.shape[-2:]
+        height, width = features.shape[-2:]
         x = features
         if self.settings.coordinates:
             x = torch.cat([self.relative(cells, height, width).to(x.dtype), x], dim=1)
-        x = x.reshape(1, -1, height, width)
+        x = x.flatten(2)
         for layer, (weight, bias) in enumerate(zip(*self.split(theta), strict=True)):
             x = F.relu(x) if layer else x
-            x = F.conv2d(x, weight.flatten(0, 1)[..., None, None], bias.flatten(), groups=count)
-        return x.squeeze(0)
+            x = torch.baddbmm(bias.unsqueeze(2), weight, x)
+        return x.view(-1, height, width)
 
     def relative(self, cells: Tensor, height: int, width: int) -> Tensor:
         """``(p - q) / reach`` for cell positions p ``(n, 2)`` and pixels q of the grid: ``(n, 2, h, w)``, x first."""
         x = (cells[:, 0, None] - STRIDE * torch.arange(width, device=cells.device)) / self.reach
         y = (cells[:, 1, None] - STRIDE * torch.arange(height, device=cells.device)) / self.reach
-        shape = (len(cells), height, width)
+        shape = (cells.shape[0], height, width)
         return torch.stack([x.unsqueeze(1).expand(shape), y.unsqueeze(2).expand(shape)], dim=1)
 
 

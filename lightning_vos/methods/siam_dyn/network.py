@@ -121,7 +121,7 @@ class SiameseNetwork(nn.Module):
         if self.controller is not None:
             theta = self.controller(described)
         else:
-            theta = self.get_parameter("theta")[..., None, None].expand(len(box), -1, *box.shape[-2:])
+            theta = self.get_parameter("theta")[..., None, None].expand(box.shape[0], -1, *box.shape[-2:])
         cls, ctr = self.cls(located).squeeze(1), self.ctr(located).squeeze(1)
         return Prediction(cls, ctr, box, theta, self.masks(pyramid))
 

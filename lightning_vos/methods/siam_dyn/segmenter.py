@@ -10,6 +10,7 @@ from torch import Tensor
 from lightning_vos.blocks.normalization import Norm
 from lightning_vos.functional import merge_by_maximum, to_float
 from lightning_vos.methods.siam_dyn.cells import cell_positions
+from lightning_vos.methods.siam_dyn.correlation import Template
 from lightning_vos.methods.siam_dyn.crop import crop_frames, crop_masks, crop_templates, paste_windows
 from lightning_vos.methods.siam_dyn.dynamic_head import DynamicHead, HeadSettings, upsample_masks
 from lightning_vos.methods.siam_dyn.network import Prediction, SiameseNetwork
@@ -113,17 +114,23 @@ class SiamDynSegmenter(Segmenter):
 
     def query(self, features: Features) -> Query:
         """Search all objects that have a template."""
-        image = features.image
-        return Query(image, self._search(image) if len(self.state) else None)
+        image, state = features.image, self.state
+        return Query(image, self.search(image, state.target, state.template, state.found) if len(state) else None)
 
-    def _search(self, image: Tensor) -> Search:
-        """All in one batch: one window and one kernel each."""
-        state = self.state
-        windows = crop_frames(image, state.target, self.unit, self.search_size)
-        if self.mask_input:
-            windows = torch.cat([windows, state.found.flatten(0, 1).unsqueeze(1)], dim=1)
-        prediction = self.network(self.as_input(windows), state.template.flattened())
-        target = state.target.flattened()
+    def search(self, image: Tensor, target: Target, template: Template, found: Tensor | None) -> Search:
+        """All objects in one batch: one window and one kernel each.
+
+        Args:
+            image: ``(B, 3, H, W)`` normalised.
+            target: ``(B, K)``.
+            template: ``(B, K)``.
+            found: ``(B, K, m, m)``, see :class:`TrackState`; only with ``mask_input``.
+        """
+        windows = crop_frames(image, target, self.unit, self.search_size)
+        if found is not None:
+            windows = torch.cat([windows, found.flatten(0, 1).unsqueeze(1)], dim=1)
+        prediction = self.network(self.as_input(windows), template.flattened())
+        target = target.flattened()
         choice = choose(prediction, target.size * (self.unit / target.side).unsqueeze(-1), self.tracking)
         logits = self.decode(prediction, choice.cell.unsqueeze(1), factor=4).squeeze(1)
         return Search(torch.sigmoid(to_float(logits)), choice)
@@ -141,9 +148,7 @@ class SiamDynSegmenter(Segmenter):
         if given is not None:
             self._start(query.image, given)
         if self.mask_input:
-            found = _largest(merged) & (merged > 1 - merged.sum(dim=1, keepdim=True))
-            windows = self._in_windows(found, self.state.target.flattened())
-            self.state.found = windows.unflatten(0, found.shape[:2]).to(merged.dtype)
+            self.state.found = self.found(merged, self.state.target)
 
     def merge(self, probs: Tensor) -> Tensor:
         """Background is what no object claims."""
@@ -178,7 +183,7 @@ class SiamDynSegmenter(Segmenter):
         shape = state.lost.shape
         target, won = state.target.flattened(), None
         if self.tracking.compete and shape[1] > 1:
-            won = self._in_windows(_largest(merged)[:, : shape[1]], target)
+            won = self.in_windows(largest(merged)[:, : shape[1]], target)
         frame = _size(merged)
         moved, lost = follow(target, search.choice, search.windows, self.unit, frame, self.tracking, won)
         state.target = moved.unflattened(shape)
@@ -186,20 +191,31 @@ class SiamDynSegmenter(Segmenter):
 
     def _start(self, image: Tensor, given: Tensor) -> None:
         """Make templates of the objects whose mask is given here first; move older ones to what is given of them."""
-        target, seen = target_of(given > 0.5)
-        target = target.to(to_float(image).dtype).clamped(_size(image))
-        windows = crop_templates(image, given, target, self.unit, masked=self.masked_template, marked=self.mask_input)
-        template = self.network.template(self.as_input(windows)).unflattened(seen.shape)
+        target, seen, windows = self.template_windows(image, given)
+        template = self.network.template(windows).unflattened(seen.shape)
         self.state.start(template, target, self.tracks.new)
         self.state.target = target.where(seen, self.state.target)  # also where an older object is corrected
 
-    def _in_windows(self, masks: Tensor, target: Target) -> Tensor:
+    def template_windows(self, image: Tensor, given: Tensor) -> tuple[Target, Tensor, Tensor]:
+        """Of masks ``(B, K, H, W)``: targets ``(B, K)``, whether there is any pixel, and windows ``(B * K, ...)``."""
+        target, seen = target_of(given > 0.5)
+        target = target.to(to_float(image).dtype).clamped(_size(image))
+        windows = crop_templates(image, given, target, self.unit, masked=self.masked_template, marked=self.mask_input)
+        return target, seen, self.as_input(windows)
+
+    def found(self, merged: Tensor, target: Target) -> Tensor:
+        """Where objects ``(B, K, H, W)`` are the most probable, in the windows around targets: ``(B, K, m, m)``."""
+        found = largest(merged) & (merged > 1 - merged.sum(dim=1, keepdim=True))
+        windows = self.in_windows(found, target.flattened())
+        return windows.unflatten(0, found.shape[:2]).to(merged.dtype)
+
+    def in_windows(self, masks: Tensor, target: Target) -> Tensor:
         """Masks ``(B, K, H, W)`` bool of the frame in the search windows of targets ``(B * K,)``: ``(B * K, m, m)``."""
         maps = masks.flatten(0, 1).to(target.centre.dtype)
         return crop_masks(maps, target.one_each(), self.unit, self.search_size).squeeze(1) > 0.5
 
 
-def _largest(probs: Tensor) -> Tensor:
+def largest(probs: Tensor) -> Tensor:
     """Where no other object is more probable: ``(B, K, H, W)`` to bool."""
     return probs >= probs.amax(dim=1, keepdim=True)
 

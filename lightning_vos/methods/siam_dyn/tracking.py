@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -81,7 +82,7 @@ def choose(prediction: Prediction, previous: Tensor, settings: TrackingSettings)
     window = settings.window
     final = (1 - window) * penalty * score + window * hann(size, score).flatten()
     cell = final.argmax(dim=1)
-    rows = torch.arange(len(cell), device=cell.device)
+    rows = torch.arange(cell.shape[0], device=cell.device)
     position = cell_positions(size, score)[cell]
     box = distances_to_box(distances[rows, cell], position)
     return Choice(cell, position, score[rows, cell], penalty[rows, cell], box)
@@ -139,6 +140,7 @@ def follow(
     frame: tuple[int, int],
     settings: TrackingSettings,
     won: Tensor | None = None,
+    components: Callable[[Tensor], Tensor] = largest_components,
 ) -> tuple[Target, Tensor]:
     """The target state after a frame.
 
@@ -154,6 +156,7 @@ def follow(
         frame: ``(H, W)``.
         settings: see there.
         won: ``(n, m, m)`` bool, pixels of the windows that no other object claims more; ``None``: all.
+        components: finds the boxes of the largest parts.
 
     Returns:
         States ``(n,)`` and ``(n,)`` bool, lost.
@@ -170,7 +173,7 @@ def follow(
     if won is not None:
         masks = masks & won
         lost = lost | (masks.sum(dim=(1, 2)) * scale**2 < settings.lost_area)
-    parts = largest_components(masks).to(target.centre.dtype)
+    parts = components(masks).to(target.centre.dtype)
     parts = torch.cat([parts[:, :2] - 0.5, parts[:, 2:] + 0.5], dim=1)  # outer edges of the pixels
     boxes = choice.box if settings.state_from == "box" else torch.where(lost.unsqueeze(1), choice.box, parts)
     centre = to_frame((boxes[:, :2] + boxes[:, 2:]) / 2, target, unit, side)

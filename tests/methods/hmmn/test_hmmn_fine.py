@@ -94,8 +94,8 @@ def test_first_frame_of_a_late_object_is_its_own() -> None:
 def test_14_a_fine_read_that_is_left_out_is_a_read_of_zeros() -> None:
     torch.manual_seed(0)
     decoder = Decoder(8, (6, 5), (4, 3), 8)
-    coarse = torch.randn(2, 3, 16, 2, 3)
-    skips = decoder.skips(torch.randn(2, 6, 4, 6), torch.randn(2, 5, 8, 12))
+    coarse = torch.randn(2, 3, 8, 2, 3)
+    skips = decoder.skips(torch.randn(2, 8, 2, 3), torch.randn(2, 6, 4, 6), torch.randn(2, 5, 8, 12))
     read8, read4 = torch.randn(2, 3, 4, 4, 6), torch.randn(2, 3, 3, 8, 12)
     without = decoder(coarse, skips, None, None)
     torch.testing.assert_close(decoder(coarse, skips, 0 * read8, 0 * read4), without)

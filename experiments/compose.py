@@ -190,7 +190,9 @@ def annotate(experiment: Experiment, video: str, mask: str, out: str, direction:
     run = predict(experiment, video, str(Path(out) / "given"), out, direction)
     options = [f"--video={video}", f"--out={out}", f"--direction={direction}", f"--port={port}"]
     options += [f"--mask={mask}"] if mask else []
-    return Run("annotate", Path(out), (*options, f"--propagate={_own('annotate')}", "--", *run.words), "annotate")
+    return Run(
+        "annotate", Path(out), (*options, f"--propagate={_own('annotate')}", "--", *run.words), "experiments.annotate"
+    )
 
 
 def newest_checkpoint(experiment: Experiment) -> Path:

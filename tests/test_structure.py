@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("lightning_vos", "datamodules", "callbacks", "annotate", "experiments", "benchmarks", "tests")
+PACKAGES = ("lightning_vos", "datamodules", "callbacks", "experiments", "benchmarks", "tests")
 FILES = sorted(path for package in PACKAGES[:4] for path in (ROOT / package).rglob("*.py"))
 
 
@@ -40,7 +40,6 @@ def forbidden(name: str, module: str) -> bool:
         "lightning_vos": {"lightning_vos"},
         "datamodules": {"datamodules"},
         "callbacks": {"callbacks", "lightning_vos"},
-        "annotate": {"annotate", "callbacks", "datamodules", "lightning_vos"},
     }
     return target not in allowed[package]
 
@@ -71,10 +70,8 @@ def test_dependencies_point_one_way(path: Path) -> None:
         ("callbacks.fps", "from datamodules.images import read_image", True),
         ("callbacks.fps", "import tests.reference", True),
         ("callbacks.fps", "import torch", False),
-        ("callbacks.fps", "import annotate.session", True),
-        ("datamodules.movies", "from annotate.session import Session", True),
-        ("annotate.session", "from datamodules.movies import Movie", False),
-        ("annotate.session", "from experiments.compose import predict", True),
+        ("callbacks.fps", "import experiments.annotate.session", True),
+        ("datamodules.movies", "from experiments.annotate.session import Session", True),
     ],
 )
 def test_the_rules_themselves(module: str, line: str, wrong: bool) -> None:
@@ -91,7 +88,7 @@ def lengths(*folders: str) -> dict[str, int]:
 
 
 def test_files_are_short() -> None:
-    library = lengths("lightning_vos", "datamodules", "callbacks", "annotate", "experiments")
+    library = lengths("lightning_vos", "datamodules", "callbacks", "experiments")
     assert {name: lines for name, lines in library.items() if lines > 300} == {}
     assert 80 <= statistics.median(library.values()) <= 160
     assert {name: lines for name, lines in lengths("tests").items() if lines > 400} == {}

@@ -42,7 +42,8 @@ def foldable(net: nn.Module) -> list[tuple[nn.Conv2d, _BatchNorm]]:
     That is so for neighbours in a ``Sequential`` and in blocks that a trunk vouches for (:attr:`Backbone.in_order`).
     """
     trunks = [part for part in net.modules() if isinstance(part, Backbone)]
-    known = {kind.forward for kind in (nn.Sequential, *(kind for trunk in trunks for kind in trunk.in_order))}
+    vouched_for: list[type[nn.Module]] = [kind for trunk in trunks for kind in trunk.in_order]
+    known = {kind.forward for kind in [nn.Sequential, *vouched_for]}
     return [
         (conv, norm)
         for block in net.modules()

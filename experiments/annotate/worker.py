@@ -1,4 +1,4 @@
-"""A process that has imported what a prediction needs, waits for its command line, and runs it: ``-m annotate.worker``.
+"""A process that has imported what a prediction needs, waits for its command line, and runs it.
 
 The command line is one line of JSON on standard input. When standard input ends, so does the process: whoever has
 started it is gone. A prediction that is ended goes on at its last snapshot.

@@ -92,13 +92,13 @@ class Propagation:
 
 
 class _Worker:
-    """See :mod:`annotate.worker`."""
+    """See :mod:`experiments.annotate.worker`."""
 
     def __init__(self) -> None:
         self.said: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  as long as the process
         # a session of its own: Ctrl-C in the terminal is for the server, which then ends it
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "annotate.worker"],
+            [sys.executable, "-m", "experiments.annotate.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=self.said,

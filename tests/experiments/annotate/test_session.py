@@ -13,11 +13,11 @@ from movie_files import moving_square, write_frames, write_mask
 from PIL import Image
 from starlette.testclient import TestClient
 
-from annotate.__main__ import begin, main
-from annotate.propagation import Ended
-from annotate.server import application
-from annotate.session import Refused, Session
 from datamodules.movies import open_movie
+from experiments.annotate.__main__ import begin, main
+from experiments.annotate.propagation import Ended
+from experiments.annotate.server import application
+from experiments.annotate.session import Refused, Session
 from lightning_vos.lease import FolderInUse, Lease
 
 FRAMES, SIZE = 6, (48, 64)

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from annotate.given import GivenMasks
-from annotate.pictures import FramePictures
-from annotate.propagation import Propagation
-from annotate.report import Report
 from datamodules.grabcut import Stroke, grow
 from datamodules.images import read_labels
 from datamodules.movies import Movie
+from experiments.annotate.given import GivenMasks
+from experiments.annotate.pictures import FramePictures
+from experiments.annotate.propagation import Propagation
+from experiments.annotate.report import Report
 from lightning_vos.atomic import unfinished
 from lightning_vos.results_folder import ResultsFolder
 

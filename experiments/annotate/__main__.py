@@ -1,4 +1,4 @@
-"""``python -m annotate``: serves the page of one video on this machine, until Ctrl-C."""
+"""``python -m experiments.annotate``: serves the page of one video on this machine, until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from types import FrameType
 
 import uvicorn
 
-from annotate.propagation import Propagation
-from annotate.server import application
-from annotate.session import DIRECTIONS, Session
 from datamodules.first_mask import read_given
 from datamodules.frame_names import frame_number
 from datamodules.listing import name_of
 from datamodules.movies import open_movie
+from experiments.annotate.propagation import Propagation
+from experiments.annotate.server import application
+from experiments.annotate.session import DIRECTIONS, Session
 from lightning_vos.cli import run
 from lightning_vos.lease import Lease
 
@@ -91,7 +91,7 @@ def _listening(port: int) -> socket.socket:
 
 
 def _parse(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    parser = argparse.ArgumentParser("python -m annotate", description=__doc__, allow_abbrev=False)
+    parser = argparse.ArgumentParser("python -m experiments.annotate", description=__doc__, allow_abbrev=False)
     parser.add_argument("--video", required=True, help="movie file or folder of frames")
     parser.add_argument("--out", required=True, help="folder of the masks")
     parser.add_argument("--mask", default="", help="given mask, folder of masks, or box=x0,y0,x1,y1 (rough)")

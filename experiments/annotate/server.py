@@ -16,7 +16,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from annotate.session import Refused, Session
+from experiments.annotate.session import Refused, Session
 from lightning_vos.cli import last_message
 from lightning_vos.palette import PALETTE
 

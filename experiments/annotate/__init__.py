@@ -1,0 +1,1 @@
+"""``python -m experiments.annotate``: a page in the browser that paints first masks, propagates and mends them."""

@@ -160,8 +160,6 @@ def dry_run(experiment: Experiment, stage: str, folder: str, table: bool = True)
 def predict(experiment: Experiment, video: str, mask: str, out: str, direction: str = "forward") -> Run:
     """Masks of one's own videos, by the released network of the method, or by its newest checkpoint if there is none.
 
-    ``<method>/released.yaml`` says what serves a released network best.
-
     Raises:
         ValueError: there is no such method or direction, nothing to segment, or no checkpoint.
     """
@@ -173,8 +171,6 @@ def predict(experiment: Experiment, video: str, mask: str, out: str, direction: 
     method = e.method_folder.name
     network = e.checkpoint or (method if method in released() else newest_checkpoint(e))
     layers = [_own("base"), _own("predict"), e.method_folder / "model.yaml"]
-    if network in released() and (serves := _own(f"{network}/released")).is_file():
-        layers.append(serves)
     options = [f"--data.video={video}", f"--data.mask={mask}", f"--data.direction={direction}"]
     options += [f"--trainer.default_root_dir={out}", f"--trainer.precision={e.precision}"]
     options.append(f"--ckpt_path={network}")

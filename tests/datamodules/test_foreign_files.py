@@ -306,7 +306,7 @@ def test_an_error_that_nobody_foresaw_stops_no_other_video(tmp_path: Path, monke
             raise RuntimeError("first line\nsecond line")
         return read_image(path, *args, **settings)
 
-    monkeypatch.setattr("datamodules.own_videos.read_prompts", prompts)
+    monkeypatch.setattr("datamodules.first_mask.read_prompts", prompts)
     monkeypatch.setattr("datamodules.movies.read_image", read)
     with pytest.warns(UserWarning, match="c: RuntimeError: first line second line; going on with the next video"):
         data = predict(small("HMMN"), tmp_path / "out", video=tmp_path / "v", mask=tmp_path / "m")

@@ -174,22 +174,6 @@ def test_predict_takes_the_newest_checkpoint(tmp_path: Path, monkeypatch: pytest
     assert "--data.direction=both" in words
 
 
-def test_predict_asks_what_serves_the_released_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(networks, "FOLDER", tmp_path)
-    for name in ("remn", "hmmn"):
-        (tmp_path / f"{name}.safetensors").touch()
-    for method, checkpoint, wanted in (
-        ("remn", "", ["remn"]),
-        ("remn", "remn", ["remn"]),
-        ("remn", "hmmn", ["hmmn"]),
-        ("remn", "./remn", []),
-    ):
-        words = predict(Experiment(method=method, checkpoint=checkpoint), "a.mp4", "m.png", "out").words
-        served = [Path(word) for word in words if word.endswith("released.yaml")]
-        assert [path.parent.name for path in served] == wanted
-        assert all(path.is_file() for path in served)
-
-
 def test_compare_takes_names_and_spaces() -> None:
     (command,) = commands("compare", "CKPTS='my run/a.ckpt' b=c.ckpt")
     assert command[:4] == ["my run/a.ckpt", "b=c.ckpt", "--out=runs/compare-demo", "--"]

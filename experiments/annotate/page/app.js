@@ -172,13 +172,16 @@ function propagate(direction = $("direction").value) {
   });
 }
 
-let timer = 0;
+let timer = 0, looks = 0;
 async function refresh() {
   clearTimeout(timer);
+  const mine = ++looks;
   let news;
   try {
     news = await api.state(state.version);
+    if (mine !== looks) return; // a newer look is on its way: what this one saw may be from before it
   } catch (error) {
+    if (mine !== looks) return;
     say(error.message, true);
     timer = setTimeout(refresh, 10 * POLL);
     return;

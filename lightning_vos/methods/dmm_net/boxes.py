@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_vos.functional import to_float
+from lightning_vos.functional import to_float, without_autocast
 
 SAMPLES = 28  # bilinear samples along each side of a box: 14 bins of 2
 
@@ -33,7 +33,7 @@ def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
     half = half * ((side + 2) / side)
     first, last = (centre - half).trunc(), (centre + half).trunc()
     columns, rows = (_resize_weights(first[..., axis], last[..., axis], side + 2, size[1 - axis]) for axis in (0, 1))
-    with torch.autocast(masks.device.type, enabled=False):
+    with without_autocast(masks):
         return rows @ F.pad(masks, (1, 1, 1, 1)).to(rows.dtype) @ columns.transpose(-1, -2)
 
 
@@ -65,7 +65,7 @@ def pool(maps: Sequence[Tensor], boxes: Tensor) -> Tensor:
         feature = to_float(feature)
         x0, y0, x1, y1 = (boxes.to(feature.dtype) / 2 ** (level + 2)).unbind(dim=-1)
         columns, rows = _mean_weights(x0, x1, feature.shape[-1]), _mean_weights(y0, y1, feature.shape[-2])
-        with torch.autocast(feature.device.type, enabled=False):
+        with without_autocast(feature):
             by_column = feature.flatten(1, 2) @ columns.transpose(1, 2)  # (B, C * h, m)
             weighted = by_column.unflatten(1, feature.shape[1:3]) * rows.transpose(1, 2).unsqueeze(1)
         pooled.append(weighted.sum(dim=2).transpose(1, 2))
@@ -86,7 +86,7 @@ def pool_masks(maps: Sequence[Tensor], masks: Tensor) -> Tensor:
     for level, feature in enumerate(maps):
         weights = F.avg_pool2d(to_float(masks), 2 ** (level + 2)).flatten(2)
         weights = weights / weights.sum(dim=2, keepdim=True).clamp(min=1e-6)
-        with torch.autocast(feature.device.type, enabled=False):
+        with without_autocast(feature):
             pooled.append(weights @ to_float(feature).flatten(2).transpose(1, 2))
     return torch.cat(pooled, dim=2)
 

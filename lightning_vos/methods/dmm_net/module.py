@@ -10,7 +10,7 @@ from lightning import Callback
 from torch import Tensor
 
 from lightning_vos.blocks.backbone import Backbone
-from lightning_vos.functional import one_hot
+from lightning_vos.functional import one_hot, without_autocast
 from lightning_vos.losses import bootstrap_fraction, bootstrapped_cross_entropy, mean_over_objects
 from lightning_vos.methods.dmm_net.detector_training import DMMNetProposals
 from lightning_vos.methods.dmm_net.losses import match_loss, soft_iou_loss
@@ -81,7 +81,7 @@ class DMMNet(VOSModule, DMMNetSegmenter):
         if not (self.training and self.straight_through):
             return super().shown(match)
         alone = heaviest(match.weights, match.followed)
-        with torch.autocast(alone.device.type, enabled=False):
+        with without_autocast(alone):
             return blend(match.weights + (alone - match.weights).detach(), match.proposals)
 
     def teacher(self, truth: Tensor) -> Tensor | None:

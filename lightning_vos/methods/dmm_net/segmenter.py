@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lightning_vos.blocks.backbone import Stride
 from lightning_vos.blocks.normalization import Norm
-from lightning_vos.functional import intersection_over_union, merge_by_maximum, tight_boxes, to_float
+from lightning_vos.functional import intersection_over_union, merge_by_maximum, tight_boxes, to_float, without_autocast
 from lightning_vos.methods.dmm_net.boxes import paste_masks, pool, pool_masks
 from lightning_vos.methods.dmm_net.decoder import Decoder, DecoderSettings
 from lightning_vos.methods.dmm_net.detector import Detector, DetectorSettings
@@ -187,7 +187,7 @@ class DMMNetSegmenter(Segmenter):
         """Compare templates with proposals by features, overlap and score, and blend what matches."""
         state, proposals = self.state, query.proposals
         state.proposals = proposals
-        with torch.autocast(query.pooled.device.type, enabled=False):  # which is best may hang on the third digit
+        with without_autocast(query.pooled):  # which is best may hang on the third digit
             features = F.normalize(to_float(query.pooled), dim=2)
             cosine = F.normalize(to_float(state.features), dim=2) @ features.transpose(1, 2)
             overlap = intersection_over_union(state.previous > 0.5, proposals > 0.5).to(cosine.dtype)

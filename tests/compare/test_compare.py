@@ -9,7 +9,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,8 +29,6 @@ from lightning_vos.compare.tables import csv_table, markdown_table
 from lightning_vos.results_folder import ResultsFolder
 
 pytestmark = pytest.mark.slow
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 @pytest.fixture(scope="module")
@@ -234,17 +231,6 @@ def test_page_needs_no_network(records: list[Record], monkeypatch: pytest.Monkey
     html = page([dataclasses.replace(records[0], name="</script><script>alert(1)</script>")])
     assert "<script>alert" not in html
     assert not re.search(r"""<[^>]*\s(src|href)=(?!"data:)|url\(|@import|https?://""", html)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if CHROMIUM is None:
-        pytest.skip("no Chromium here: install the package chromium to test the page")
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 class Opened(NamedTuple):

@@ -1,12 +1,15 @@
 // Where each object is, is lost or uncertain, and where it was given; a click goes there.
 
+import { repaint } from "./repaint.js";
+
 const ROW = 14;
-export const UNSURE = 0.7; // confidence below which an object counts as uncertain
+const UNSURE = 0.7; // confidence below which an object counts as uncertain
 
 export class Timeline {
   constructor(canvas, labels, count, go) {
     Object.assign(this, { canvas, labels, count, frames: [], at: 0, ids: [1], old: () => false });
     this.context = canvas.getContext("2d");
+    this.draw = repaint(() => this.paint());
     new ResizeObserver(() => this.draw()).observe(canvas);
     const seek = (event) => {
       const t = Math.floor((event.offsetX / canvas.clientWidth) * count);
@@ -17,14 +20,6 @@ export class Timeline {
       seek(event);
     });
     canvas.addEventListener("pointermove", (event) => event.buttons && seek(event));
-  }
-
-  draw() {
-    if (this.waiting) return;
-    this.waiting = requestAnimationFrame(() => {
-      this.waiting = 0;
-      this.paint();
-    });
   }
 
   paint() {

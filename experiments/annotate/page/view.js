@@ -1,9 +1,12 @@
 // The canvas: a frame with its masks, moved and enlarged, and what the tools draw on it.
 
+import { repaint } from "./repaint.js";
+
 export class View {
   constructor(canvas, labels) {
     Object.assign(this, { canvas, labels, frame: null, scale: 1, x: 0, y: 0, opacity: 0.55, draft: null });
     this.context = canvas.getContext("2d");
+    this.draw = repaint(() => this.paint());
     this.fitted = true;
     new ResizeObserver(() => this.resize()).observe(canvas);
     canvas.addEventListener("wheel", (event) => {
@@ -48,14 +51,6 @@ export class View {
   // From the canvas to the picture, in pixels of the video.
   place(x, y) {
     return { x: (x - this.x) / this.scale, y: (y - this.y) / this.scale };
-  }
-
-  draw() {
-    if (this.waiting) return;
-    this.waiting = requestAnimationFrame(() => {
-      this.waiting = 0;
-      this.paint();
-    });
   }
 
   paint() {

@@ -114,8 +114,9 @@ class PredictionRecord:
         path = self.progress / f"snapshot-{place[0]}-{place[1]:08d}.pt"
         with unfinished(path) as beside:
             checksum.save({"fingerprint": fingerprint, "checksums": self.checksums, **content}, beside)
-        kept = thinned([other for _, other in self.snapshots()], self.keep)
-        for path, other in self.snapshots():
+        found = self.snapshots()
+        kept = thinned([other for _, other in found], self.keep)
+        for path, other in found:
             if other not in kept:
                 path.unlink()
 

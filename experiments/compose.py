@@ -168,11 +168,11 @@ def predict(experiment: Experiment, video: str, mask: str, out: str, direction: 
         if not value:
             raise ValueError(f"{name} is not set: give {what}; the masks go to OUT, {out}")
     one_of("DIRECTION", direction, ("forward", "backward", "both"))
-    method = e.method_folder.name
-    network = e.checkpoint or (method if method in released() else newest_checkpoint(e))
     layers = [_own("base"), _own("predict"), e.method_folder / "model.yaml"]
     options = [f"--data.video={video}", f"--data.mask={mask}", f"--data.direction={direction}"]
     options += [f"--trainer.default_root_dir={out}", f"--trainer.precision={e.precision}"]
+    method = e.method_folder.name
+    network = e.checkpoint or (method if method in released() else newest_checkpoint(e))
     options.append(f"--ckpt_path={network}")
     return Run("predict", Path(out), ("predict", *_configs(layers), *options, *e.options))
 

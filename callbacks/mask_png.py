@@ -30,6 +30,12 @@ def palette_image(labels: Tensor) -> Image.Image:
     return image
 
 
+def laid_over(given: Tensor, labels: Tensor) -> Tensor:
+    """What is given of a frame, and what was predicted of the other objects: ``(H, W)`` uint8 both, and the result."""
+    echo = torch.isin(labels, given.unique())
+    return torch.where(given > 0, given, labels.masked_fill(echo, 0))
+
+
 def labels_to_save(video: Video, t: int, labels: Tensor) -> Tensor:
     """Labels as the files write them. Of an object given on this frame the prompt is saved, not its echo.
 
@@ -42,8 +48,6 @@ def labels_to_save(video: Video, t: int, labels: Tensor) -> Tensor:
         ``(H, W)`` uint8 ids.
     """
     if t in video.prompts:
-        prompt = video.prompts[t].to(labels.device)
-        echo = torch.isin(labels, prompt.unique())
-        labels = torch.where(prompt > 0, prompt, labels.masked_fill(echo, 0))
+        labels = laid_over(video.prompts[t].to(labels.device), labels)
     ids = torch.tensor((0, *video.object_ids), dtype=torch.uint8, device=labels.device)
     return ids[labels.long()]

@@ -8,7 +8,6 @@ import json
 import signal
 import threading
 from pathlib import Path
-from types import FrameType
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ from callbacks.mask_png import labels_to_save, palette_image
 from callbacks.prediction_record import Place, PredictionRecord
 from lightning_vos.frame_callback import FrameCallback
 from lightning_vos.lease import Lease
+from lightning_vos.leaving import leave
 from lightning_vos.module import VOSModule
 from lightning_vos.results_folder import ResultsFolder
 from lightning_vos.video import Footage, Video
@@ -63,7 +63,7 @@ class MaskWriter(FrameCallback):
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look at the weights once, and let SIGTERM end the prediction: it goes on from its last snapshot."""
         if threading.current_thread() is threading.main_thread():  # Lightning would note it and go on to the end
-            signal.signal(signal.SIGTERM, _leave)
+            signal.signal(signal.SIGTERM, leave)
         digest = hashlib.sha256()
         for name, value in pl_module.state_dict().items():
             digest.update(name.encode() + value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
@@ -151,10 +151,6 @@ class MaskWriter(FrameCallback):
         if self._lease is not None:
             self._lease.release()
             self._lease = None
-
-
-def _leave(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)
 
 
 def _not_started(video: Video, t: int) -> list[int]:

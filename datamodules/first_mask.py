@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
+from datamodules.frame_names import frame_number
 from datamodules.grabcut import Box, object_in_box
 from datamodules.movies import Movie
 from datamodules.prompts import Prompts, read_prompts
@@ -17,25 +17,38 @@ _BOX = "box=x0,y0,x1,y1"
 
 
 def read_given(
-    mask: Path, movie: Movie, default: int = 0, asked: Sequence[str] | None = None, said: bool = False
+    mask: Path, movie: Movie, direction: str = "forward", frame: str | None = None, masks: str | None = None
 ) -> Prompts:
     """The given masks of a video.
 
     Args:
         mask: file or folder, see :func:`~datamodules.prompts.read_prompts`; or ``box=x0,y0,x1,y1`` in pixels, which
-            encloses the one object to follow on the frame ``default``. Its mask is what GrabCut makes of the colours:
-            rough.
+            encloses the one object to follow. Its mask is what GrabCut makes of the colours: rough.
         movie: the video.
-        default: frame of a mask that names none.
-        asked: names of the frames whose masks are read; ``None``: the first one alone; ``["all"]``: every one.
-        said: whether the user has named the frame ``default``.
+        direction: of the prediction.
+        frame: name or number of the frame of a mask that names none, or of a box; ``None``: the first one, or the last
+            one where the direction is ``backward``.
+        masks: names of the frames whose masks are read, with commas between them; ``None``: the first one alone;
+            ``all``: every one.
 
     Raises:
         FileNotFoundError: there is no such mask.
-        ValueError: it cannot be used, or there is no object in the box.
+        ValueError: it cannot be used, there is no object in the box, or no such frame.
     """
+    last = len(movie.frame_names) - 1
+    default = last if direction == "backward" else 0
+    if frame is not None:
+        named = frame_number(frame, movie.frame_names)
+        position = int(frame) if frame.isdecimal() else last + 1
+        default = position if named is None else named
+        if default > last:
+            raise ValueError(
+                f"data.frame={frame}: {movie.path} has no such frame, only {movie.frame_names[0]} to "
+                f"{movie.frame_names[-1]}; give a name or a number from 0"
+            )
     if not str(mask).startswith("box="):
-        return read_prompts(mask, movie.frame_names, movie.size, default, asked, said)
+        asked = None if masks is None else [name.strip() for name in masks.split(",")]
+        return read_prompts(mask, movie.frame_names, movie.size, default, asked, frame is not None)
     box = read_box(str(mask), movie.size)
     name = movie.frame_names[default]
     found = object_in_box(movie.reader()(default).permute(1, 2, 0).numpy(), box)

@@ -124,6 +124,11 @@ def name_of(path: Path) -> str:
     return os.path.basename(os.path.abspath(path))
 
 
+def video_name(path: Path) -> str:
+    """What a video is called: a folder of frames as it is, a file without its suffix."""
+    return name_of(path) if path.is_dir() else path.stem
+
+
 def _there(path: Path) -> Path:
     if path.is_symlink() and not path.exists():
         raise FileNotFoundError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -17,11 +17,9 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from datamodules.annotations import SUFFIXES
 from datamodules.first_mask import read_given
-from datamodules.frame_names import frame_number
 from datamodules.images import IMAGE_SUFFIXES
-from datamodules.listing import FOREIGN, left_aside, name_of, visible
+from datamodules.listing import FOREIGN, left_aside, video_name, visible
 from datamodules.movies import MOVIE_SUFFIXES, Movie, open_movie
-from datamodules.prompts import Prompts
 from lightning_vos.video import Footage, Video, why
 
 Direction = Literal["forward", "backward", "both"]
@@ -139,7 +137,7 @@ class _Take:
         self.movie: Movie = open_movie(path, settings.fps, mask)
         self.mask = mask
         self.settings = settings
-        self.name = name_of(path) if path.is_dir() else path.stem
+        self.name = video_name(path)
 
     def footage(self, index: int = 0, problems: dict[str, Exception] | None = None) -> Footage:
         """The video with its passes; the masks are read now, frames when they are asked for.
@@ -149,28 +147,22 @@ class _Take:
             ValueError: it cannot be used.
         """
         movie, settings = self.movie, self.settings
-        last = len(movie.frame_names) - 1
-        default = last if settings.direction == "backward" else 0
-        if settings.frame is not None:
-            named = frame_number(settings.frame, movie.frame_names)
-            position = int(settings.frame) if settings.frame.isdecimal() else last + 1
-            default = position if named is None else named
-            if default > last:
-                raise ValueError(
-                    f"data.frame={settings.frame}: {movie.path} has no such frame, only {movie.frame_names[0]} to "
-                    f"{movie.frame_names[-1]}; give a name or a number from 0"
-                )
-        asked = None if settings.masks is None else [name.strip() for name in settings.masks.split(",")]
-        said = settings.frame is not None
-        prompts = read_given(self.mask, movie, default, asked, said)
-        orders = passes(settings.direction, prompts, last + 1)
+        prompts = read_given(self.mask, movie, settings.direction, settings.frame, settings.masks)
+        count = len(movie.frame_names)
+        orders = passes(settings.direction, prompts, count)
         read = movie.reader(settings.short_side)
+        about = f"{movie.identity} {movie.size} {orders} {settings.short_side}"
+        whole, digests = hashlib.sha256(about.encode()), {}
+        for t, ids in sorted(prompts.items()):
+            content = f"{t} {ids.shape}".encode() + ids.tobytes()
+            whole.update(content)
+            digests[t] = hashlib.sha256(content).hexdigest()
         return Footage(
-            _video(self, index, range(last + 1), {}, movie.reader()),
+            _video(self, index, range(count), {}, movie.reader()),
             tuple(_video(self, index, order, prompts, read) for order in orders),
             movie.seconds,
-            identity=_identity(movie.identity, movie.size, settings.short_side, prompts, orders),
-            prefix=partial(_identity, movie.identity, movie.size, settings.short_side, prompts, orders),
+            identity=whole.hexdigest(),
+            prefix=partial(_identity_before, about, digests, orders),
             given=prompts.words,
             problems=problems,
         )
@@ -233,22 +225,11 @@ def _no_target(t: int) -> None:
     return None
 
 
-def _identity(
-    files: str,
-    size: tuple[int, int],
-    short_side: int | None,
-    prompts: Prompts,
-    orders: Sequence[range],
-    number: int | None = None,
-    end: int = 0,
-) -> str:
-    """Of a prediction; with ``number`` of what it sees before frame ``end`` of that pass."""
-    seen = [*orders] if number is None else [*orders[:number], orders[number][:end]]
-    digest = hashlib.sha256(f"{files} {size} {orders} {short_side}".encode())
-    for t in sorted(prompts):
-        if number is None or any(t in order for order in seen):
-            digest.update(f"{t} {prompts[t].shape}".encode() + prompts[t].tobytes())
-    return digest.hexdigest()
+def _identity_before(about: str, digests: Mapping[int, str], orders: Sequence[range], number: int, end: int) -> str:
+    """Of what a prediction sees before frame ``end`` of pass ``number``: see :attr:`Footage.prefix`."""
+    seen = [*orders[:number], orders[number][:end]]
+    given = {t: digest for t, digest in digests.items() if any(t in order for order in seen)}
+    return hashlib.sha256(f"{about} {given}".encode()).hexdigest()
 
 
 def _videos(path: Path) -> list[Path]:
@@ -276,7 +257,7 @@ def _mask_of(video: Path, masks: Path) -> Path:
     """The mask of one of several videos."""
     if not masks.is_dir():
         raise FileNotFoundError(f"{masks}: no such folder; for a folder of videos give one with a mask for each")
-    name = name_of(video) if video.is_dir() else video.stem
+    name = video_name(video)
     found = [path for path in (masks / name, *(masks / f"{name}{suffix}" for suffix in SUFFIXES)) if path.exists()]
     if len(found) != 1:
         what = " and ".join(path.name for path in found) or "no mask"

@@ -6,6 +6,7 @@ import multiprocessing
 import signal
 import threading
 import time
+from types import FrameType
 
 import torch.distributed
 from lightning import Trainer
@@ -53,6 +54,15 @@ def _end_loaders() -> None:
         process.kill()
         process.join()
     signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
+
+
+def leave(number: int, frame: FrameType | None) -> None:
+    """Handle a signal by ending as it would have ended the process, but with everything closed.
+
+    Raises:
+        SystemExit: 128 and the number of the signal.
+    """
+    raise SystemExit(128 + number)
 
 
 def _let_rank_zero_leave() -> None:

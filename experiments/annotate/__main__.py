@@ -10,19 +10,18 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 
 import uvicorn
 
 from datamodules.first_mask import read_given
-from datamodules.frame_names import frame_number
-from datamodules.listing import name_of
+from datamodules.listing import video_name
 from datamodules.movies import open_movie
 from experiments.annotate.propagation import Propagation
 from experiments.annotate.server import application
 from experiments.annotate.session import DIRECTIONS, Session
 from lightning_vos.cli import run
 from lightning_vos.lease import Lease
+from lightning_vos.leaving import leave
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -35,15 +34,14 @@ def main(words: Sequence[str] | None = None) -> None:
     args, predict = _parse(sys.argv[1:] if words is None else words)
     out, path = Path(args.out), Path(args.video)
     movie = open_movie(path, 24.0)
-    name = name_of(path) if path.is_dir() else path.stem
     with Lease(out, "annotation"), _listening(args.port) as sock:
-        session = Session(movie, name, out, Propagation(predict), args.propagate, args.direction)
+        session = Session(movie, video_name(path), out, Propagation(predict), args.propagate, args.direction)
         try:
             begin(session, args.mask, predict)
             port, token = sock.getsockname()[1], secrets.token_urlsafe(16)
             print(f"http://127.0.0.1:{port}/{token}/  (masks go to {out}; Ctrl-C ends)", flush=True)
             config = uvicorn.Config(application(session, token, port), log_level="warning", access_log=False)
-            signal.signal(signal.SIGTERM, _leave)  # uvicorn closes first, and then sends itself the signal again
+            signal.signal(signal.SIGTERM, leave)  # uvicorn closes first, and then sends itself the signal again
             with suppress(KeyboardInterrupt):
                 uvicorn.Server(config).run(sockets=[sock])
         finally:
@@ -64,20 +62,11 @@ def begin(session: Session, mask: str, predict: Sequence[str]) -> None:
         print(f"{session.given.folder}: has masks already, {mask} is not read", flush=True)
         return
     said = {word.partition("=")[0]: word.partition("=")[2] for word in predict}
-    names, frame, masks = session.movie.frame_names, said.get("--data.frame"), said.get("--data.masks")
-    default = len(names) - 1 if session.direction == "backward" else 0
-    if frame is not None:
-        named = frame_number(frame, names)
-        default = int(frame) if named is None and frame.isdecimal() else default if named is None else named
-    asked = None if masks is None else [part.strip() for part in masks.split(",")]
-    given = read_given(Path(mask), session.movie, default, asked, frame is not None)
+    frame, masks = said.get("--data.frame"), said.get("--data.masks")
+    given = read_given(Path(mask), session.movie, session.direction, frame, masks)
     for t, labels in given.items():
         session.give(t, labels)
     print(given.words, flush=True)
-
-
-def _leave(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)
 
 
 def _listening(port: int) -> socket.socket:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+import torch
 
+from callbacks import save_palette_png
 from datamodules.annotations import MOST
 from datamodules.images import read_labels
-from lightning_vos.atomic import unfinished
-from lightning_vos.palette import PALETTE
 
 
 class GivenMasks:
@@ -78,10 +77,7 @@ class GivenMasks:
         if not ids:
             self.remove(t)
             return
-        image = Image.fromarray(labels)
-        image.putpalette(PALETTE.tobytes())
-        with unfinished(self.path(t)) as beside:
-            image.save(beside, format="PNG")
+        save_palette_png(self.path(t), torch.tensor(labels))
         self.ids[t] = ids
 
     def remove(self, t: int) -> None:

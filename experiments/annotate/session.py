@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from callbacks.mask_png import laid_over
 from datamodules.grabcut import Stroke, grow
 from datamodules.images import read_labels
 from datamodules.movies import Movie
@@ -79,7 +81,7 @@ class Session:
             raise ValueError(f"{path}: a mask of another video; give another folder OUT")
         if given is None:
             return found
-        return np.where(given > 0, given, np.where(np.isin(found, np.unique(given)), 0, found)).astype(np.uint8)
+        return laid_over(torch.tensor(given), torch.tensor(found)).numpy()
 
     def give(self, t: int, labels: np.ndarray | None) -> None:
         """Write what is given on a frame, whole or not at all; ``None`` takes it back.

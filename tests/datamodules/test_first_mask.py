@@ -70,7 +70,7 @@ def test_a_box_is_given_to_a_prediction(direction: str, tmp_path: Path) -> None:
     assert f"on frame 0000{0 if direction == 'forward' else 2}" in footage.given
     black = open_movie(write_frames(tmp_path / "black", np.zeros((1, 72, 96, 3), dtype=np.uint8)), 24)
     with pytest.raises(ValueError, match="no object with colours of its own"):
-        read_given(Path(box), black, 0)
+        read_given(Path(box), black)
 
 
 @pytest.mark.parametrize("word", ["box=1,2,3", "box=1,2,3,x", "box=5,5,5,9", "box=0,0,97,9", "box=-1,0,4,4"])
